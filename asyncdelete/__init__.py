@@ -1,0 +1,1 @@
+"""How trees really go away."""

@@ -1,0 +1,1 @@
+"""A file gateway over CephFS or any directory, with a trashbin."""

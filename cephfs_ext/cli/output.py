@@ -1,0 +1,36 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import click
+
+
+def printable(text: str) -> str:
+    """Return text that stays in its line and its cell, and tells the terminal nothing.
+
+    Names can hold any character; `--json` has them exactly.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def print_json(document: object) -> None:
+    """Print a document of the wire types."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+
+
+def human_size(size: int | None) -> str:
+    """Return a size as people read it."""
+    if size is None:
+        return "?"
+    value, unit = float(size), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,337 @@
+"""`cephfs-ext trash ls|show|restore|purge`."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import click
+import msgspec
+
+from cephfs_ext.cli.connect import Connection, connect, relative
+from cephfs_ext.cli.options import PATH, config_options, json_option
+from cephfs_ext.cli.output import human_size, print_json, printable
+from cephfs_ext.control.client import Client
+from cephfs_ext.control.service import (
+    PurgeReport,
+    PurgeRequest,
+    RestoreReport,
+    RestoreRequest,
+    TrashDetail,
+    TrashItem,
+    TrashListing,
+    TrashQuery,
+)
+from cephfs_ext.core.config import Loaded, parse_duration
+from cephfs_ext.core.errors import ExitCode, UserError
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+_ID = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{4}")
+_OUTCOME_CODES = {
+    "restored": ExitCode.OK,
+    "would_restore": ExitCode.OK,
+    "skipped": ExitCode.OK,
+    "conflict": ExitCode.CONFLICT,
+    "denied": ExitCode.DENIED,
+    "not_found": ExitCode.NOT_FOUND,
+    "partly_restored": ExitCode.PARTIAL,
+    "failed": ExitCode.OTHER,
+}
+
+
+@click.group()
+def trash() -> None:
+    """List, restore and purge what was deleted."""
+
+
+def _duration(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise UserError(str(exc), ExitCode.USAGE) from exc
+
+
+_FILTERS = (
+    click.option("--since", metavar="DURATION", help="Only what was deleted in the last 2d, 3h, …"),
+    click.option("--deleted-by", type=int, metavar="UID", help="Only what this user deleted."),
+    click.option("--match", "glob", metavar="GLOB", help="Only names that fit."),
+    click.option("--limit", type=int, metavar="N", help="The newest N only."),
+)
+
+
+def _filter_options(command: Command) -> Command:
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def _query(
+    below: str | None,
+    since: str | None,
+    deleted_by: int | None,
+    glob: str | None,
+    limit: int | None,
+) -> TrashQuery:
+    """Return what filters ask for; `below` is base64 already."""
+    since_s = _duration(since)
+    return TrashQuery(
+        below=below,
+        since_ns=None if since_s is None else time.time_ns() - int(since_s * 1e9),
+        deleter_uid=deleted_by,
+        glob=glob,
+        limit=limit,
+    )
+
+
+@trash.command("ls")
+@click.argument("path", required=False, type=PATH)
+@_filter_options
+@json_option
+@config_options
+def ls(
+    path: str | None,
+    since: str | None,
+    deleted_by: int | None,
+    glob: str | None,
+    limit: int | None,
+    as_json: bool,
+    loaded: Loaded,
+) -> None:
+    """List what was deleted (below PATH), one line a tree, newest first."""
+    connection = connect(loaded.config, path)
+    below = None if path is None else relative(connection, path)
+    query = _query(below, since, deleted_by, glob, limit)
+    listing = connection.client.post("/v1/trash/list", query, TrashListing)
+    if as_json:
+        print_json(listing)
+        return
+    _print_items(listing.items)
+    if listing.more:
+        click.echo(f"{listing.more} more", err=True)
+    for damaged in listing.damaged:
+        line = f"damaged: .trashbin/{damaged.path}: {damaged.reason}"
+        click.echo(printable(line), err=True)
+
+
+def _print_items(items: Sequence[TrashItem]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sys.stdout.isatty():
+        for item in items:
+            click.echo("\t".join(_cells(item)))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ID", "DELETED", "BY", "KIND", "ENTRIES", "SIZE", "PATH"):
+        table.add_column(heading, no_wrap=heading != "PATH")
+    for item in items:
+        table.add_row(*(Text(cell) for cell in _cells(item)))
+    Console().print(table)
+
+
+def _cells(item: TrashItem) -> tuple[str, ...]:
+    when = datetime.datetime.fromtimestamp(item.deleted_ns / 1e9).astimezone()
+    return (
+        item.id,
+        when.strftime("%Y-%m-%d %H:%M:%S"),
+        str(item.deleter_uid),
+        item.kind,
+        "?" if item.entries is None else str(item.entries),
+        human_size(item.size_bytes),
+        printable(item.path or "(unknown place)"),
+    )
+
+
+@trash.command()
+@click.argument("entry_id", metavar="ID")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def show(entry_id: str, path: str | None, as_json: bool, loaded: Loaded) -> None:
+    """Show what was deleted under ID, and what is in it."""
+    detail = connect(loaded.config, path).client.get(f"/v1/trash/{entry_id}", TrashDetail)
+    if as_json:
+        print_json(detail)
+        return
+    item = detail.item
+    rows = [
+        ("id", item.id),
+        ("path", printable(item.path or "(unknown place)")),
+        ("kind", item.kind),
+        ("deleted", f"{item.deleted_at} by uid {item.deleter_uid}"),
+        ("command", printable(item.command or "?")),
+        ("owner", str(item.owner_uid)),
+        ("mode", f"{detail.mode & 0o7777:04o}"),
+        ("size", human_size(item.size_bytes)),
+        ("entries", "?" if item.entries is None else str(item.entries)),
+        ("expires", item.expires_at),
+    ]
+    for key, value in rows:
+        click.echo(f"{key:<10}{value}")
+    for child in detail.children:
+        click.echo(f"  {printable(child.text)}")
+    if detail.more:
+        click.echo(f"  … and {detail.more} more")
+
+
+@trash.command()
+@click.argument("what", nargs=-1, metavar="[ID|PATH]…")
+@click.option("--last", is_flag=True, help="What you deleted last.")
+@click.option("--below", metavar="DIR", type=PATH, help="What was deleted below DIR.")
+@_filter_options
+@click.option("--to", metavar="DIR", type=PATH, help="Restore into DIR.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["fail", "skip", "keep-both", "replace"]),
+    default="fail",
+    help="Where something is at its place already. What is replaced goes into the trash.",
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done.")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def restore(
+    what: tuple[str, ...],
+    last: bool,
+    below: str | None,
+    since: str | None,
+    deleted_by: int | None,
+    glob: str | None,
+    limit: int | None,
+    to: str | None,
+    on_conflict: str,
+    dry_run: bool,
+    path: str | None,
+    as_json: bool,
+    loaded: Loaded,
+) -> int:
+    """Bring back what was deleted: by ID, by the PATH it had, --last, or all that fits."""
+    filters = (below, since, deleted_by, glob)
+    by_filters = any(one is not None for one in filters)
+    if not what and not last and not by_filters:
+        raise UserError(
+            "name an ID or a PATH, or use --last, --below, --since, --deleted-by or --match",
+            ExitCode.USAGE,
+        )
+    if by_filters and (what or last):
+        raise UserError("filters choose by themselves; name nothing beside them", ExitCode.USAGE)
+    ids = [word for word in what if _ID.fullmatch(word)]
+    paths = [word for word in what if not _ID.fullmatch(word)]
+    connection = connect(loaded.config, path or to or below or (paths[0] if paths else None))
+    inside = None if below is None else relative(connection, below)
+    request = RestoreRequest(
+        ids=ids,
+        paths=[relative(connection, word) for word in paths],
+        last=last,
+        query=_query(inside, since, deleted_by, glob, limit) if by_filters else None,
+        to=None if to is None else _directory(connection, to),
+        on_conflict=on_conflict,  # type: ignore[arg-type]
+        dry_run=dry_run,
+    )
+    report = connection.client.post("/v1/trash/restore", request, RestoreReport)
+    if as_json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return _exit_code([item.outcome for item in report.items])
+
+
+def _directory(connection: Connection, path: str) -> str:
+    if not os.path.isdir(path):
+        raise UserError(f"--to {path}: no such directory; create it first", ExitCode.NOT_FOUND)
+    inside = relative(connection, os.path.join(os.path.realpath(path), "x"))
+    return base64.b64encode(os.path.dirname(base64.b64decode(inside))).decode()
+
+
+def _print_report(report: RestoreReport) -> None:
+    for item in report.items:
+        line = f"{item.outcome.replace('_', ' ')}: {item.target or item.asked}"
+        failed = _OUTCOME_CODES.get(item.outcome) != ExitCode.OK
+        click.echo(printable(f"{line}: {item.message}" if item.message else line), err=failed)
+
+
+def _exit_code(outcomes: Sequence[str]) -> int:
+    """Return the code for several: that of the first failure, unless something was done."""
+    codes = [_OUTCOME_CODES.get(outcome, ExitCode.OTHER) for outcome in outcomes]
+    failed = [code for code in codes if code != ExitCode.OK]
+    if not failed:
+        return ExitCode.OK
+    nothing_done = len(failed) == len(codes) and ExitCode.PARTIAL not in failed
+    return failed[0] if nothing_done else ExitCode.PARTIAL
+
+
+@trash.command()
+@click.argument("ids", nargs=-1, metavar="[ID]…")
+@click.option("--older-than", metavar="DURATION", help="Everything deleted longer ago than 7d, …")
+@click.option("--all", "everything", is_flag=True, help="Everything you may purge.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def purge(
+    ids: tuple[str, ...],
+    older_than: str | None,
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    path: str | None,
+    as_json: bool,
+    loaded: Loaded,
+) -> int:
+    """Remove for good what was deleted; it can't be restored afterwards."""
+    age_s = _duration(older_than)
+    if not ids and age_s is None and not everything:
+        raise UserError("name an ID, or use --older-than or --all", ExitCode.USAGE)
+    client = connect(loaded.config, path).client
+    request = PurgeRequest(ids=list(ids), older_than_s=age_s, all=everything, dry_run=True)
+    plan = client.post("/v1/trash/purge", request, PurgeReport)
+    report = plan if dry_run else _carry_out(client, plan, yes=yes)
+    if as_json:
+        print_json(report)
+    else:
+        _print_purge(report)
+    for entry_id in plan.not_found:
+        click.echo(f"cephfs-ext: no entry {entry_id} in the trash", err=True)
+    if plan.not_found:
+        return ExitCode.PARTIAL if plan.trees else ExitCode.NOT_FOUND
+    return ExitCode.PARTIAL if report.failures else ExitCode.OK
+
+
+def _carry_out(client: Client, plan: PurgeReport, *, yes: bool) -> PurgeReport:
+    """Remove exactly what a plan names."""
+    if not plan.trees:
+        return msgspec.structs.replace(plan, dry_run=False)
+    _confirm(plan, yes=yes)
+    wanted = PurgeRequest(ids=[item.id for item in plan.trees])
+    return client.post("/v1/trash/purge", wanted, PurgeReport)
+
+
+def _confirm(plan: PurgeReport, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("refused without confirmation; add --yes", ExitCode.USAGE)
+    _print_items(plan.trees)
+    click.confirm(f"Remove these {len(plan.trees)} for good?", abort=True)
+
+
+def _print_purge(report: PurgeReport) -> None:
+    if report.dry_run:
+        _print_items(report.trees)
+        click.echo(f"would remove {len(report.trees)}")
+        return
+    click.echo(
+        f"removed {len(report.trees)}: {report.files} files, {report.dirs} directories"
+        + (f"; {report.failures} could not be removed, see the log" if report.failures else "")
+    )

@@ -1,0 +1,352 @@
+"""The daemon's HTTP interface.
+
+Two UNIX sockets. `control.sock` is for everybody: each request acts with the uid and groups that
+the kernel says the peer has, uid 0 not excepted, because root in a container is not root of the
+storage. `admin.sock` is for operators and may do everything; it is never handed to containers.
+With `metrics_listen`, a TCP port has the metrics and the health checks, nothing else.
+
+A bug in a handler is answered with 500 and a logged traceback; the server goes on. A peer that
+says nothing, doesn't read, or opens connections without end is let go, and holds up nobody else,
+nor the end of the daemon: see `cephfs_ext.control.peers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar, cast
+
+import msgspec
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import wrap_app
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cephfs_ext.control.peers import Peer, Peers
+from cephfs_ext.control.service import (
+    Caller,
+    Check,
+    ErrorBody,
+    PurgeRequest,
+    RestoreRequest,
+    Service,
+    TrashQuery,
+)
+from cephfs_ext.control.state import ADMIN_SOCKET, CONTROL_SOCKET
+from cephfs_ext.core.errors import (
+    DeniedError,
+    ExistsError,
+    ExitCode,
+    FSError,
+    NotFoundError,
+    TryAgainError,
+    UserError,
+)
+from cephfs_ext.core.types import Credentials
+from cephfs_ext.observe.logs import request_fields
+
+_log = logging.getLogger(__name__)
+
+_BODY_LIMIT = 16 * 1024 * 1024
+_SO_PEERGROUPS = 59
+_UCRED = struct.Struct("=iII")
+_GROUP_BYTES = 1024  # what Python's getsockopt can take
+_WAITING = 64
+"""Connections that wait for accept."""
+
+_PATIENCE_S = 5.0
+"""How long a peer may take to say what it wants."""
+
+_STATUS = {
+    "usage": 400,
+    "denied": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "other": 500,
+    "temporary": 503,
+}
+_CODES = {
+    ExitCode.USAGE: "usage",
+    ExitCode.DENIED: "denied",
+    ExitCode.NOT_FOUND: "not_found",
+    ExitCode.CONFLICT: "conflict",
+    ExitCode.TEMPORARY: "temporary",
+}
+
+_Handler = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+
+
+def peer_credentials(peer: trio.socket.SocketType) -> Credentials:
+    """Ask the kernel who is at the other end of a UNIX socket."""
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, gid = _UCRED.unpack(raw)
+    return Credentials(uid, gid, _peer_groups(peer))
+
+
+def _peer_groups(peer: trio.socket.SocketType) -> tuple[int, ...]:
+    try:
+        raw = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUP_BYTES)
+    except OSError as exc:
+        if exc.errno != errno.ERANGE:
+            raise
+        _log.warning("a caller with more than %d groups acts without them", _GROUP_BYTES // 4)
+        return ()
+    return tuple(memoryview(raw).cast("I"))
+
+
+def _code_of(error: FSError) -> str:
+    kinds: tuple[tuple[type[FSError], str], ...] = (
+        (NotFoundError, "not_found"),
+        (DeniedError, "denied"),
+        (ExistsError, "conflict"),
+        (TryAgainError, "temporary"),
+    )
+    return next((code for kind, code in kinds if isinstance(error, kind)), "other")
+
+
+def _reply(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def _error(code: str, message: str) -> Response:
+    return _reply({"error": ErrorBody(code, message)}, _STATUS[code])
+
+
+def _guarded(handler: _Handler) -> _Handler:
+    """Turn what a handler raises into an answer."""
+
+    @functools.wraps(handler)
+    async def guarded(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ClientDisconnect:
+            return Response()  # nobody reads it
+        except FSError as exc:
+            return _error(_code_of(exc), exc.what or os.strerror(exc.errno or errno.EIO))
+        except UserError as exc:
+            return _error(_CODES.get(exc.exit_code, "other"), str(exc))
+        except Exception:
+            _log.exception("a bug in %s %s", request.method, request.url.path)
+            return _error("other", "a bug in the gateway; its log has the traceback")
+
+    return guarded
+
+
+async def _wanted(request: Request, kind: type[T]) -> T:
+    """Read what a request asks for.
+
+    Raises:
+        UserError: it isn't understood, or doesn't arrive.
+    """
+    patience_s: float = request.scope["patience_s"]
+    with trio.move_on_after(patience_s) as reading:
+        body = await _body(request)
+    if reading.cancelled_caught:
+        raise UserError(f"the request did not arrive within {patience_s:g} s", ExitCode.USAGE)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise UserError(str(exc), ExitCode.USAGE) from exc
+
+
+async def _body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _BODY_LIMIT:
+            raise UserError(f"the request is longer than {_BODY_LIMIT} bytes", ExitCode.USAGE)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+def _checks(checks: list[Check]) -> Response:
+    lines = [f"[{'+' if c.ok else '-'}]{c.name} {c.reason or 'ok'}" for c in checks]
+    ok = all(check.ok for check in checks)
+    return Response("\n".join(lines) + "\n", 200 if ok else 503, media_type="text/plain")
+
+
+def _health_routes(service: Service) -> list[Route]:
+    async def live(_: Request) -> Response:
+        return _checks(await service.live())
+
+    async def ready(_: Request) -> Response:
+        return _checks(await service.ready())
+
+    async def metrics(_: Request) -> Response:
+        body, kind = service.metrics()
+        return Response(body, media_type=kind)
+
+    handlers = {"/livez": live, "/readyz": ready, "/metrics": metrics}
+    return [Route(path, _guarded(handler)) for path, handler in handlers.items()]
+
+
+def _service_routes(service: Service) -> list[Route]:
+    async def status(_: Request) -> Response:
+        return _reply(await service.status())
+
+    async def trash_list(request: Request) -> Response:
+        query = await _wanted(request, TrashQuery)
+        return _reply(await service.trash_list(_caller(request), query))
+
+    async def show(request: Request) -> Response:
+        return _reply(await service.trash_show(_caller(request), request.path_params["id"]))
+
+    async def restore(request: Request) -> Response:
+        wanted = await _wanted(request, RestoreRequest)
+        return _reply(await service.trash_restore(_caller(request), wanted))
+
+    async def purge(request: Request) -> Response:
+        wanted = await _wanted(request, PurgeRequest)
+        return _reply(await service.trash_purge(_caller(request), wanted))
+
+    async def stop(request: Request) -> Response:
+        if not _caller(request).everything:
+            raise DeniedError(what="only the operators' socket may stop the mount")
+        service.stop()
+        return _reply({})
+
+    return [
+        Route("/v1/status", _guarded(status)),
+        Route("/v1/trash/list", _guarded(trash_list), methods=["POST"]),
+        Route("/v1/trash/restore", _guarded(restore), methods=["POST"]),
+        Route("/v1/trash/purge", _guarded(purge), methods=["POST"]),
+        Route("/v1/trash/{id}", _guarded(show)),
+        Route("/v1/stop", _guarded(stop), methods=["POST"]),
+    ]
+
+
+class ControlServer:
+    """Serves the sockets until cancelled."""
+
+    def __init__(
+        self,
+        service: Service,
+        directory: str,
+        *,
+        metrics_listen: str,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self._directory = directory
+        self._metrics_listen = metrics_listen
+        self._patience_s = patience_s
+        health = _health_routes(service)
+        self._full = Starlette(routes=[*health, *_service_routes(service)])
+        self._health = Starlette(routes=health)
+        self._config = HypercornConfig()
+        self._config.accesslog = self._config.errorlog = None
+        self._config.keep_alive_timeout = patience_s
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve.
+
+        Raises:
+            UserError: the TCP address can't be used.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            control = await self._listen(stack, CONTROL_SOCKET, 0o666)
+            admin = await self._listen(stack, ADMIN_SOCKET, 0o600)
+            peers = Peers()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peers.let_go_at_the_end)
+                nursery.start_soon(self._serve, peers, control, self._as_peer)
+                nursery.start_soon(self._serve, peers, admin, self._as_operator)
+                if self._metrics_listen:
+                    tcp = await self._listen_tcp()
+                    nursery.start_soon(self._serve, peers, tcp, self._as_nobody)
+                task_status.started()
+
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, name: str, mode: int
+    ) -> trio.SocketListener:
+        path = os.path.join(self._directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        os.fchmod(sock.fileno(), mode)  # before bind: the name never allows more
+        await sock.bind(path)
+        stack.callback(_unlink, path)
+        os.chmod(path, mode)  # after it: bind(2) has applied the umask
+        sock.listen(_WAITING)
+        return trio.SocketListener(sock)
+
+    async def _listen_tcp(self) -> trio.SocketListener:
+        host, _, port = self._metrics_listen.rpartition(":")
+        try:
+            listeners = await trio.open_tcp_listeners(int(port), host=host or None)
+        except (OSError, ValueError) as exc:
+            raise UserError(
+                f"control.metrics_listen = {self._metrics_listen!r}: {exc}; write HOST:PORT",
+                ExitCode.USAGE,
+            ) from exc
+        return listeners[0]
+
+    async def _serve(
+        self,
+        peers: Peers,
+        listener: trio.SocketListener,
+        app_for: Callable[[trio.SocketStream], tuple[Hashable, Any]],
+    ) -> None:
+        async def connection(stream: trio.SocketStream) -> None:
+            try:
+                who, app = app_for(stream)
+                with peers.served(stream, who) as peer:
+                    if peer is not None:
+                        await self._connection(peer, app)
+            except Exception:  # a bug here must not end the mount
+                _log.exception("a bug in the control server")
+
+        await trio.serve_listeners(connection, [listener])
+
+    async def _connection(self, peer: Peer, asgi: Any) -> None:
+        app: AppWrapper = wrap_app(asgi, self._config.wsgi_max_body_size, None)
+        await TCPServer(
+            app,
+            self._config,
+            WorkerContext(None),
+            ConnectionState({}),
+            cast("trio.SSLStream[trio.SocketStream]", peer),  # plain ones will do
+        )
+
+    def _as_peer(self, stream: trio.SocketStream) -> tuple[Hashable, Any]:
+        caller = Caller(peer_credentials(stream.socket), everything=False)
+        return caller.cred.uid, self._for_caller(caller)
+
+    def _as_operator(self, stream: trio.SocketStream) -> tuple[Hashable, Any]:
+        caller = Caller(peer_credentials(stream.socket), everything=True)
+        return "operator", self._for_caller(caller)
+
+    def _as_nobody(self, _: trio.SocketStream) -> tuple[Hashable, Any]:
+        return "nobody", self._health
+
+    def _for_caller(self, caller: Caller) -> Any:
+        async def with_caller(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                scope["caller"] = caller
+                scope["patience_s"] = self._patience_s
+            with request_fields(op=f"http {scope.get('path')}", uid=caller.cred.uid):
+                await self._full(scope, receive, send)
+
+        return with_caller
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

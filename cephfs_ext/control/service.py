@@ -1,0 +1,227 @@
+"""What the daemon offers over HTTP: the wire types and the Protocol behind them.
+
+Names and paths are text. One that isn't UTF-8 has backslash escapes in its text and the exact
+bytes, base64, in the field that ends in `_raw`. Paths are relative to the mount's root.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal, Protocol
+
+import msgspec
+
+from cephfs_ext.core.types import Credentials
+
+SCHEMA_VERSION = 1
+Conflict = Literal["fail", "skip", "keep-both", "replace"]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks; `everything` is true on the operators' socket only."""
+
+    cred: Credentials
+    everything: bool
+
+
+class Text(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Bytes as text, and exactly where the text isn't exact."""
+
+    text: str
+    raw: str | None = None
+
+
+def to_text(data: bytes) -> Text:
+    """Encode a name or path."""
+    try:
+        return Text(data.decode())
+    except UnicodeDecodeError:
+        return Text(data.decode(errors="backslashreplace"), base64.b64encode(data).decode())
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check of health."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What is running."""
+
+    schema_version: int = SCHEMA_VERSION
+    version: str
+    source: str
+    mountpoint: str
+    pid: int
+    instance: str
+    uptime_s: float
+    read_only: bool
+    trash_enabled: bool
+    retention_s: float
+    storage: dict[str, str | int | bool]
+    background_storage: dict[str, str | int | bool]
+    nodes: int
+    handles: int
+    rss_bytes: int = 0
+    """Memory of the daemon."""
+    threads: int = 0
+
+
+class TrashQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which trees to list or restore, the newest first."""
+
+    below: str | None = None
+    """Path, base64."""
+    since_ns: int | None = None
+    deleter_uid: int | None = None
+    glob: str | None = None
+    limit: int | None = None
+
+
+class TrashItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One tree in the trash."""
+
+    id: str
+    path: str | None
+    path_raw: str | None = None
+    kind: str
+    deleted_at: str
+    deleted_ns: int
+    deleter_uid: int
+    owner_uid: int
+    entries: int | None
+    """Names in the tree, its top among them; null where that would take long to count."""
+    size_bytes: int | None
+    expires_at: str
+    pid: int | None = None
+    command: str | None = None
+
+
+class DamagedItem(msgspec.Struct, frozen=True):
+    """Something in the trash that can't be read; it is never deleted."""
+
+    path: str
+    reason: str
+
+
+class TrashListing(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in the trash."""
+
+    schema_version: int = SCHEMA_VERSION
+    items: list[TrashItem]
+    damaged: list[DamagedItem]
+    more: int = 0
+    """How many were left out by the limit."""
+
+
+class TrashDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """One tree, and what is in it."""
+
+    schema_version: int = SCHEMA_VERSION
+    item: TrashItem
+    mode: int
+    children: list[Text]
+    more: int
+
+
+class RestoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to restore."""
+
+    ids: list[str] = []
+    paths: list[str] = []
+    """Paths, base64."""
+    last: bool = False
+    query: TrashQuery | None = None
+    """All that fits; of several that had one path the newest is the first."""
+    to: str | None = None
+    """Directory, base64."""
+    on_conflict: Conflict = "fail"
+    dry_run: bool = False
+
+
+class RestoredItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one."""
+
+    id: str | None
+    asked: str
+    target: str | None
+    target_raw: str | None = None
+    outcome: str
+    message: str
+
+
+class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a restore."""
+
+    schema_version: int = SCHEMA_VERSION
+    items: list[RestoredItem]
+
+
+class PurgeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to remove for good."""
+
+    ids: list[str] = []
+    older_than_s: float | None = None
+    all: bool = False
+    dry_run: bool = False
+
+
+class PurgeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was removed for good."""
+
+    schema_version: int = SCHEMA_VERSION
+    dry_run: bool
+    trees: list[TrashItem]
+    not_found: list[str]
+    files: int
+    dirs: int
+    failures: int
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Why a request failed."""
+
+    code: str
+    message: str
+
+
+class Service(Protocol):
+    """What the daemon does for its callers; FSError and UserError become HTTP errors."""
+
+    async def live(self) -> list[Check]:
+        """Check that the daemon itself works; never depends on the storage."""
+        ...
+
+    async def ready(self) -> list[Check]:
+        """Check that the mount can serve."""
+        ...
+
+    async def status(self) -> Status:
+        """Say what is running."""
+        ...
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Return the metrics and their content type."""
+        ...
+
+    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
+        """List what the caller may see."""
+        ...
+
+    async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
+        """Show one tree."""
+        ...
+
+    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+        """Bring trees back."""
+        ...
+
+    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+        """Remove trees for good."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to unmount."""
+        ...

@@ -1,0 +1,1 @@
+"""What every layer shares: types, errors, ports, configuration. Standard library only."""

@@ -1,0 +1,47 @@
+"""Named limits: no queue, page or thread count is without one."""
+
+META_THREADS = 16
+"""Threads for metadata calls of users to the storage."""
+
+DATA_THREADS = 8
+"""Threads for reads, writes and syncs of users."""
+
+BACKGROUND_THREADS = 4
+"""Threads for restore, expiry and purge."""
+
+READDIR_PAGE = 512
+"""Entries of a directory that are read from the storage at a time."""
+
+NODES = 262_144
+"""Inodes that the kernel is let keep; beyond it, those known longest are taken back."""
+
+NODES_TAKEN_BACK = 1_024
+"""How many at a time."""
+
+JOURNAL_QUEUE = 10_000
+"""Delete records waiting for the journal; more are dropped and counted."""
+
+INVALIDATION_QUEUE = 100_000
+"""Kernel invalidations waiting to be sent; more are dropped and counted (timeouts end them)."""
+
+TOMBSTONE_INLINE_BYTES = 3_900
+"""Longest tombstone that is a symbolic link (PATH_MAX is 4,096); longer ones are files."""
+
+VIEW_NAMES = 1_000_000
+"""Deleted names that views of the trash keep in memory, a hundred and fifty bytes each; an hour
+with more of them isn't shown."""
+
+VIEW_ITEMS = 50_000
+"""Tombstones and long names of an hour that a view has read and keeps in memory, and reads for one
+directory at most."""
+
+VIEW_LISTED = 200_000
+"""Names deleted one by one from a single directory that a view shows, some 600 bytes each; what was
+moved into the trash whole is listed page by page, and has no limit."""
+
+VIEW_RESTORED = 10_000
+"""Entries that a rename out of a view puts together to a tree: meanwhile the kernel lets nobody
+else rename between directories."""
+
+VIEW_NODES = 16_384
+"""Inodes of views of the trash that the kernel is let keep; beyond it the oldest are taken back."""

@@ -1,0 +1,410 @@
+"""What the layers ask of each other: Protocols, no code.
+
+`Storage` is implemented twice, by `cephfs_ext.storage.posix` and `cephfs_ext.storage.ceph`; one
+contract suite (tests/contract) runs on both. It is inode based: a `Node` is a counted reference to
+an inode, and a name is always one component below a node, never a path.
+
+Reference counting: every call that returns a `Node` hands one reference to the caller, who gives
+it back with `forget`. A node may be used until its last reference is gone.
+
+Every method raises `cephfs_ext.core.errors.FSError`; unless a docstring says otherwise nothing has
+changed by then. Every async method has a checkpoint, and once its blocking call has begun it is
+not cancelled: the result is never lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from cephfs_ext.core.types import Attr, AttrChange, Credentials, DirEntry, Ino, Rank, StatFs
+
+
+class Node(Protocol):
+    """A counted reference to an inode of a storage."""
+
+    @property
+    def ino(self) -> Ino:
+        """Number of the inode."""
+        ...
+
+
+class Handle(Protocol):
+    """An open regular file. It knows the credentials that it was opened with."""
+
+    @property
+    def node(self) -> Node:
+        """The inode; not a reference of its own, valid while the handle is open."""
+        ...
+
+
+class DirHandle(Protocol):
+    """An open directory."""
+
+
+class Found(NamedTuple):
+    """An inode that a call looked up or made, with its attributes."""
+
+    node: Node
+    attr: Attr
+
+
+class Created(NamedTuple):
+    """A file that `create` made or opened."""
+
+    node: Node
+    attr: Attr
+    handle: Handle
+
+
+class Listed(NamedTuple):
+    """One entry of a `readdir` page; `found` is None unless `plus` was asked for."""
+
+    entry: DirEntry
+    found: Found | None
+
+
+class Storage(Protocol):
+    """A tree of inodes below one root."""
+
+    @property
+    def kind(self) -> str:
+        """`posix` or `ceph`."""
+        ...
+
+    @property
+    def flushes(self) -> bool:
+        """Whether `flush` ever does anything."""
+        ...
+
+    @property
+    def root(self) -> Node:
+        """The directory that is served; owned by the storage, never forgotten."""
+        ...
+
+    @property
+    def node_limit(self) -> int:
+        """How many inodes may be referenced at once before calls fail or get slow."""
+        ...
+
+    # names
+
+    async def lookup(self, parent: Node, name: bytes) -> Found:
+        """Resolve one name, as the gateway (the kernel has checked search permission).
+
+        `.` and `..` are refused with EINVAL. Never follows a symlink.
+        """
+        ...
+
+    async def resolve(self, parent: Node, name: bytes) -> Found:
+        """Resolve one name; of the attributes only mode, uid, gid and ino are true.
+
+        For directories of the gateway's own: the size and times of a directory whose content
+        another metadata server has may take seconds to gather.
+        """
+        ...
+
+    def forget(self, node: Node, count: int = 1) -> None:
+        """Give back `count` references. Never blocks."""
+        ...
+
+    async def mkdir(
+        self, parent: Node, name: bytes, mode: int, cred: Credentials, *, umask: int = 0
+    ) -> Found:
+        """Make a directory.
+
+        Args:
+            mode: as it was asked for, here and in `mknod` and `create`.
+            umask: takes bits away, unless `parent` has a default access control list.
+        """
+        ...
+
+    async def mknod(
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        cred: Credentials,
+        *,
+        umask: int = 0,
+    ) -> Found:
+        """Make a regular file, FIFO, socket or device node."""
+        ...
+
+    async def symlink(self, parent: Node, name: bytes, target: bytes, cred: Credentials) -> Found:
+        """Make a symbolic link."""
+        ...
+
+    async def link(self, node: Node, parent: Node, name: bytes, cred: Credentials) -> Attr:
+        """Give an inode another name; EEXIST if the name is taken. Takes no reference."""
+        ...
+
+    async def unlink(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Really remove a name that is not a directory."""
+        ...
+
+    async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Really remove an empty directory."""
+        ...
+
+    async def rename(
+        self,
+        parent: Node,
+        name: bytes,
+        new_parent: Node,
+        new_name: bytes,
+        cred: Credentials,
+        flags: int = 0,
+        expected: Ino | None = None,
+    ) -> None:
+        """Rename, replacing what has the new name, as rename(2).
+
+        Args:
+            flags: renameat2(2) flags; EINVAL for those the storage can't honour atomically.
+            expected: inode that the new name is believed to have, 0 for none. A storage that
+                several gateways share looks once more, in the last moment.
+
+        Raises:
+            ExchangedError: another inode has the new name than was expected.
+        """
+        ...
+
+    @property
+    def rename_noreplace(self) -> bool:
+        """True if `rename` honours RENAME_NOREPLACE (flag 1)."""
+        ...
+
+    # inodes
+
+    async def getattr(self, node: Node) -> Attr:
+        """Read attributes, as the gateway."""
+        ...
+
+    async def setattr(
+        self, node: Node, change: AttrChange, cred: Credentials, handle: Handle | None = None
+    ) -> Attr:
+        """Change attributes; of several fields some may have changed when one fails.
+
+        Args:
+            handle: an open file of the node: a truncation through it needs no permission.
+        """
+        ...
+
+    async def readlink(self, node: Node) -> bytes:
+        """Read the target of a symbolic link."""
+        ...
+
+    async def getxattr(self, node: Node, name: bytes) -> bytes:
+        """Read an extended attribute, as the gateway; ENODATA if there is none."""
+        ...
+
+    async def setxattr(
+        self, node: Node, name: bytes, value: bytes, cred: Credentials, flags: int = 0
+    ) -> None:
+        """Set an extended attribute; `flags` as setxattr(2): XATTR_CREATE 1, XATTR_REPLACE 2."""
+        ...
+
+    async def listxattr(self, node: Node) -> Sequence[bytes]:
+        """List the names of extended attributes (virtual ones of the storage may be missing)."""
+        ...
+
+    async def removexattr(self, node: Node, name: bytes, cred: Credentials) -> None:
+        """Remove an extended attribute; ENODATA if there is none."""
+        ...
+
+    async def statfs(self, node: Node) -> StatFs:
+        """Read space and names left; on CephFS a quota above the root is respected."""
+        ...
+
+    def token(self, node: Node) -> bytes:
+        """Return bytes (at most 128) from which `find` gets at the inode again, also later.
+
+        Empty where the storage can't; never blocks for long.
+        """
+        ...
+
+    async def path(self, node: Node) -> bytes:
+        """Return where a directory is now, relative to the root; may take a call for each level.
+
+        Raises:
+            NotFoundError: it is gone, or not below the root.
+        """
+        ...
+
+    @property
+    def finds_by_number(self) -> bool:
+        """True if `find` needs no token; else it looks through the whole tree without one."""
+        ...
+
+    async def find(self, ino: Ino, token: bytes) -> Found:
+        """Open an inode by number, wherever its names are.
+
+        Raises:
+            NotFoundError: there is no such inode (ESTALE is turned into this).
+        """
+        ...
+
+    # files
+
+    async def open(self, node: Node, flags: int, cred: Credentials) -> Handle:
+        """Open a regular file; `flags` as open(2), without O_CREAT and O_EXCL.
+
+        For reading only, the gateway's identity is used: the kernel has checked, and an
+        executable file need not be readable.
+        """
+        ...
+
+    async def create(
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        flags: int,
+        cred: Credentials,
+        *,
+        umask: int = 0,
+    ) -> Created:
+        """Make and open a regular file in one step; opens an existing one unless O_EXCL."""
+        ...
+
+    async def reopen(self, handle: Handle, node: Node) -> Handle:
+        """Open another inode as `handle` was opened: same flags, same identity, no questions."""
+        ...
+
+    async def opened_elsewhere(self, handle: Handle) -> bool:
+        """Tell whether anybody but the holder of `handle` has the file open, on any client.
+
+        Args:
+            handle: open for writing, and the only one of this storage session.
+
+        Returns:
+            True also where the storage can't tell.
+        """
+        ...
+
+    async def read(self, handle: Handle, off: int, size: int) -> bytes:
+        """Read up to `size` bytes; shorter only at the end of the file."""
+        ...
+
+    async def write(self, handle: Handle, off: int, data: bytes) -> int:
+        """Write all of `data` at `off` (at the end with O_APPEND); return how many bytes."""
+        ...
+
+    async def flush(self, handle: Handle) -> None:
+        """A descriptor was closed: report errors of earlier writes where that is cheap."""
+        ...
+
+    async def fsync(self, handle: Handle, *, datasync: bool = False) -> None:
+        """Make what was written durable."""
+        ...
+
+    async def release(self, handle: Handle) -> None:
+        """Close. The handle is gone also when this raises."""
+        ...
+
+    # directories
+
+    async def opendir(self, node: Node) -> DirHandle:
+        """Open a directory for listing."""
+        ...
+
+    async def readdir(
+        self, handle: DirHandle, cookie: int, *, limit: int, plus: bool = False
+    ) -> Sequence[Listed]:
+        """Return the next page: up to `limit` entries after `cookie` (0: from the start).
+
+        An empty page is the end. With `plus` each entry has its node (one reference each) and
+        attributes, unless the entry vanished meanwhile: then `found` is None.
+        """
+        ...
+
+    async def fsyncdir(self, handle: DirHandle) -> None:
+        """Make the names of a directory durable."""
+        ...
+
+    async def releasedir(self, handle: DirHandle) -> None:
+        """Close a directory."""
+        ...
+
+    # the cluster
+
+    async def settle(self, node: Node) -> None:
+        """Have the metadata server of a directory write its journal.
+
+        Others who wait for what has been done there go on. Does nothing where there is no such
+        thing.
+
+        Args:
+            node: a directory of the gateway's own, of which an extended attribute changes.
+        """
+        ...
+
+    def exclusive(self, node: Node) -> AbstractAsyncContextManager[None]:
+        """Hold a lock on a directory of the gateway's own, against every gateway there is.
+
+        Waits for it. The lock of a dead holder comes free by itself (posix: at once; ceph: after
+        its lease of 10 s).
+        """
+        ...
+
+    def replacing(self, parent: Node, name: bytes) -> AbstractAsyncContextManager[None]:
+        """Keep others from replacing what has a name while it is being looked at and replaced.
+
+        Holds against every gateway, but not against those who only remove the name or make it
+        anew. Does nothing where one gateway serves the tree, or the key may take no locks.
+        """
+        ...
+
+    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
+        """Take the lock of `exclusive` if it is free now; None if somebody holds it."""
+        ...
+
+    @property
+    def ranks(self) -> int:
+        """How many metadata servers share the tree; 1 where there is no such thing."""
+        ...
+
+    async def rank_of(self, path: bytes) -> Rank:
+        """Return which metadata server has the content of a directory.
+
+        Args:
+            path: of the directory, relative to the root. The answer may be out of date.
+        """
+        ...
+
+    async def pin(self, node: Node, rank: Rank) -> None:
+        """Place a directory on a metadata server; does nothing where there is one only."""
+        ...
+
+    async def is_domain_root(self, node: Node) -> bool:
+        """Tell whether a directory starts a rename domain (a CephFS quota root)."""
+        ...
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """Say what is in use (versions, features), for `status`."""
+        ...
+
+    async def close(self) -> None:
+        """End all sessions, flushing what is buffered. Nothing may be used afterwards."""
+        ...
+
+
+class Meter(Protocol):
+    """Where metrics go; names and labels are those of the table in `cephfs_ext.observe.metrics`.
+
+    Never blocks, never raises for a metric of the table.
+    """
+
+    def count(self, metric: str, n: int = 1, /, **labels: str) -> None:
+        """Add to a counter."""
+        ...
+
+    def observe(self, metric: str, seconds: float, /, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        ...
+
+    def set(self, metric: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        ...

@@ -1,0 +1,1 @@
+"""The mount process: wiring and life cycle."""

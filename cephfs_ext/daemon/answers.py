@@ -1,0 +1,282 @@
+"""Answers the control server: from wire types to the trash service and back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import time
+from collections.abc import Callable
+
+import msgspec
+import psutil
+
+from cephfs_ext.control.service import (
+    Caller,
+    Check,
+    DamagedItem,
+    PurgeReport,
+    PurgeRequest,
+    RestoredItem,
+    RestoreReport,
+    RestoreRequest,
+    Status,
+    TrashDetail,
+    TrashItem,
+    TrashListing,
+    TrashQuery,
+    to_text,
+)
+from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
+from cephfs_ext.core.ports import Storage
+from cephfs_ext.daemon.health import Health
+from cephfs_ext.vfs.filesystem import FileSystem
+from trashbin import service as trash
+from trashbin.layout import parse_id
+from trashbin.restore import Outcome
+from trashbin.service import Answer, Conflict, Contents, Listed, TrashService
+from trashbin.totals import totals
+
+_CHILDREN_SHOWN = 1000
+
+
+class Answers:
+    """Implements `cephfs_ext.control.service.Service`."""
+
+    def __init__(
+        self,
+        service: TrashService,
+        filesystem: FileSystem,
+        storage: Storage,
+        background: Storage,
+        health: Health,
+        metrics: Callable[[], tuple[bytes, str]],
+        stop: Callable[[], None],
+        about: Status,
+    ) -> None:
+        self._trash = service
+        self._fs = filesystem
+        self._storage = storage
+        self._background = background
+        self._health = health
+        self.metrics = metrics
+        self.stop = stop
+        self._about = about
+        self._begun = time.monotonic()
+        self._process = psutil.Process()
+
+    async def live(self) -> list[Check]:
+        """The event loop turns, or nobody would read this."""
+        return [Check("loop", ok=True)]
+
+    async def ready(self) -> list[Check]:
+        """Say whether the storage answers through both sessions."""
+        return self._health.checks()
+
+    async def status(self) -> Status:
+        """Say what is running."""
+        with self._process.oneshot():
+            memory, threads = self._process.memory_info(), self._process.num_threads()
+        return msgspec.structs.replace(
+            self._about,
+            rss_bytes=memory.rss,
+            threads=threads,
+            uptime_s=time.monotonic() - self._begun,
+            storage=self._storage.describe(),
+            background_storage=self._background.describe(),
+            nodes=len(self._fs.nodes),
+            handles=self._fs.open_handles,
+        )
+
+    def _who(self, caller: Caller) -> trash.Caller:
+        """Return who asks for something of the trash.
+
+        Raises:
+            UserError: the mount is read-only; even a listing may have to make directories.
+        """
+        if self._about.read_only:
+            raise UserError(
+                "the mount is read-only; mount it read-write to use its trash", ExitCode.DENIED
+            )
+        return trash.Caller(caller.cred, caller.everything)
+
+    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
+        """List what the caller may see."""
+        contents = await self._trash.contents(self._who(caller))
+        trees = _fitting(contents, query)
+        shown = trees[: query.limit]
+        return TrashListing(
+            items=[await self._item(listed) for listed in shown],
+            damaged=[DamagedItem(to_text(path).text, why) for path, why in contents.damaged],
+            more=len(trees) - len(shown),
+        )
+
+    async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
+        """Show one tree."""
+        listed = await self._trash.find(self._who(caller), _checked_id(entry_id))
+        paths = [b"/".join(path) for _, path in listed.tree.walk() if path]
+        return TrashDetail(
+            item=await self._item(listed),
+            mode=listed.tree.top.mode,
+            children=[to_text(path) for path in sorted(paths)[:_CHILDREN_SHOWN]],
+            more=max(0, len(paths) - _CHILDREN_SHOWN),
+        )
+
+    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+        """Bring trees back; what can't be found is answered, too."""
+        who = self._who(caller)
+        asked, answers = await self._asked(who, request)
+        answers += await self._trash.restore(
+            who,
+            asked,
+            to=None if request.to is None else _decode(request.to),
+            on_conflict=Conflict(request.on_conflict),
+            dry_run=request.dry_run,
+        )
+        return RestoreReport(items=[_restored_item(answer) for answer in answers])
+
+    async def _asked(
+        self, who: trash.Caller, request: RestoreRequest
+    ) -> tuple[list[tuple[str, Listed]], list[Answer]]:
+        """Find what a request names; what isn't there is answered at once."""
+        asked: list[tuple[str, Listed]] = []
+        answers: list[Answer] = []
+        for entry_id in request.ids:
+            try:
+                asked.append((entry_id, await self._trash.find(who, _checked_id(entry_id))))
+            except FSError as exc:
+                missing = isinstance(exc, NotFoundError)
+                outcome = Outcome.NOT_FOUND if missing else Outcome.DENIED
+                answers.append(Answer(None, entry_id, None, outcome, exc.what))
+        if request.paths or request.last or request.query:
+            contents = await self._trash.contents(who)
+            for raw in request.paths:
+                self._ask_for_path(contents, _decode(raw), asked, answers)
+            if request.last:
+                asked += _last(contents, who)
+            if request.query:
+                fitting = _fitting(contents, request.query)[: request.query.limit]
+                asked += [(listed.tree.top.entry.id, listed) for listed in fitting]
+        if not asked and not answers:
+            if request.query:
+                raise NotFoundError(what="nothing that fits is in the trash and yours to restore")
+            raise UserError("nothing was named to restore", ExitCode.USAGE)
+        return asked, answers
+
+    def _ask_for_path(
+        self,
+        contents: Contents,
+        path: bytes,
+        asked: list[tuple[str, Listed]],
+        answers: list[Answer],
+    ) -> None:
+        label = to_text(path).text
+        found = trash.matching(contents, path)
+        asked += [(label, listed) for listed in found]
+        if not found:
+            message = "nothing that was deleted there is yours to restore"
+            answers.append(Answer(None, label, None, Outcome.NOT_FOUND, message))
+
+    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+        """Remove trees for good: one's own, unless one is an operator."""
+        who = self._who(caller)
+        trees, missing = await self._to_purge(who, request)
+        items = [await self._item(listed) for listed in trees]
+        if request.dry_run:
+            return PurgeReport(
+                dry_run=True, trees=items, not_found=missing, files=0, dirs=0, failures=0
+            )
+        removed = await self._trash.purge(trees)
+        return PurgeReport(
+            dry_run=False,
+            trees=items,
+            not_found=missing,
+            files=removed.files,
+            dirs=removed.dirs,
+            failures=removed.failures,
+        )
+
+    async def _to_purge(
+        self, who: trash.Caller, request: PurgeRequest
+    ) -> tuple[list[Listed], list[str]]:
+        trees: list[Listed] = []
+        missing: list[str] = []
+        for entry_id in request.ids:
+            try:
+                trees.append(await self._trash.find(who, _checked_id(entry_id)))
+            except NotFoundError:
+                missing.append(entry_id)
+        if request.all or request.older_than_s is not None:
+            age_ns = int((request.older_than_s or 0) * 1e9)
+            horizon_ns = time.time_ns() - age_ns
+            contents = await self._trash.contents(who)
+            trees += [t for t in contents.trees if t.tree.top.entry.deleted_ns <= horizon_ns]
+        return trees, missing
+
+    async def _item(self, listed: Listed) -> TrashItem:
+        top, record = listed.tree.top, listed.record
+        count = await totals(listed.domain, listed.tree)
+        path = None if listed.path is None else to_text(listed.path)
+        return TrashItem(
+            id=top.entry.id,
+            path=None if path is None else path.text,
+            path_raw=None if path is None else path.raw,
+            kind=top.kind,
+            deleted_at=_rfc3339(top.entry.deleted_ns / 1e9),
+            deleted_ns=top.entry.deleted_ns,
+            deleter_uid=top.entry.deleter_uid,
+            owner_uid=top.owner_uid,
+            entries=count.entries,
+            size_bytes=count.size,
+            expires_at=_rfc3339(self._trash.expires_s(listed)),
+            pid=None if record is None else record.pid,
+            command=None if record is None else record.command,
+        )
+
+
+def _checked_id(entry_id: str) -> str:
+    if parse_id(entry_id) is None:
+        raise NotFoundError(what=f"{entry_id!r} is no id of an entry; see cephfs-ext trash ls")
+    return entry_id
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True).strip(b"/")
+    except binascii.Error as exc:
+        raise UserError(f"{text!r} is not base64", ExitCode.USAGE) from exc
+
+
+def _fitting(contents: Contents, query: TrashQuery) -> list[Listed]:
+    return trash.filtered(
+        contents,
+        below=b"" if query.below is None else _decode(query.below),
+        since_ns=query.since_ns,
+        deleter_uid=query.deleter_uid,
+        glob=query.glob,
+    )
+
+
+def _last(contents: Contents, who: trash.Caller) -> list[tuple[str, Listed]]:
+    """Return what the caller deleted last."""
+    for listed in contents.trees:
+        if listed.tree.top.entry.deleter_uid == who.cred.uid or who.everything:
+            return [("--last", listed)]
+    raise NotFoundError(what="you have deleted nothing that is still in the trash")
+
+
+def _restored_item(answer: Answer) -> RestoredItem:
+    target = None if answer.target is None else to_text(answer.target)
+    return RestoredItem(
+        id=None if answer.listed is None else answer.listed.tree.top.entry.id,
+        asked=answer.asked,
+        target=None if target is None else target.text,
+        target_raw=None if target is None else target.raw,
+        outcome=answer.outcome.value,
+        message=answer.message,
+    )
+
+
+def _rfc3339(time_s: float) -> str:
+    when = datetime.datetime.fromtimestamp(time_s, datetime.UTC)
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,342 @@
+"""Puts a gateway together: the only place that names concrete classes.
+
+Everything is complete when it has been built; nothing is assigned afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib import metadata
+
+from asyncdelete.walk import Walk
+from cephfs_ext.control.server import ControlServer
+from cephfs_ext.control.service import Status
+from cephfs_ext.control.state import State
+from cephfs_ext.core.clock import MonotonicNs
+from cephfs_ext.core.config import Config, Source
+from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, UserError
+from cephfs_ext.core.ports import Node, Storage
+from cephfs_ext.core.types import Ino
+from cephfs_ext.daemon.answers import Answers
+from cephfs_ext.daemon.health import Health
+from cephfs_ext.fuse.callers import Callers
+from cephfs_ext.fuse.invalidations import Invalidations
+from cephfs_ext.fuse.operations import Operations
+from cephfs_ext.observe.metrics import PrometheusMeter
+from cephfs_ext.storage.posix import PosixStorage
+from cephfs_ext.vfs.deletes import Deletes
+from cephfs_ext.vfs.discards import Discards
+from cephfs_ext.vfs.filesystem import FileSystem
+from cephfs_ext.vfs.handles import OpenFiles
+from cephfs_ext.vfs.marks import Marks
+from cephfs_ext.vfs.nodes import NodeTable
+from cephfs_ext.vfs.requests import Requests
+from cephfs_ext.vfs.truncations import Truncations
+from cephfs_ext.vfs.view import View
+from trashbin.discard import Discard
+from trashbin.domain import TrashUnusableError, unusable
+from trashbin.domains import Domains
+from trashbin.expire import Expiry, Removed
+from trashbin.journal import Journal
+from trashbin.picture import Pictures
+from trashbin.policy import DEFAULT_RULES
+from trashbin.put import Put
+from trashbin.restore import Restore
+from trashbin.service import TrashService
+from trashbin.spare import Spare
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    return metadata.version("cephfs-ext")
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Who this run of the gateway is, and whose place it takes."""
+
+    instance: str
+    """4 hex digits, in the name of everything that this run deletes."""
+    uuids: tuple[str, str]
+    """Names of the storage sessions: that of users, that of background work."""
+    dead_instances: tuple[str, ...]
+    dead_uuids: tuple[str, ...]
+
+
+def new_identity(predecessor: State | None) -> Identity:
+    """Choose an identity that differs from the predecessor's."""
+    dead: tuple[str, ...] = ()
+    if predecessor is not None:
+        dead = (predecessor.instance, *predecessor.dead_instances)
+    instance = secrets.token_hex(2)
+    while instance in dead:
+        instance = secrets.token_hex(2)
+    unique = secrets.token_hex(8)
+    uuids = (f"cephfs-ext-{unique}-users", f"cephfs-ext-{unique}-background")
+    return Identity(instance, uuids, dead, tuple(predecessor.uuids) if predecessor else ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Gateway:
+    """Everything that runs."""
+
+    operations: Operations
+    filesystem: FileSystem
+    control: ControlServer
+    health: Health
+    journal: Journal
+    expiry: Expiry
+    invalidations: Invalidations
+    discard: Discard
+    background_domains: Domains
+    meter: PrometheusMeter
+
+
+@contextlib.asynccontextmanager
+async def open_storages(
+    config: Config, source: Source, identity: Identity
+) -> AsyncIterator[tuple[Storage, Storage]]:
+    """Open the session of users and that of background work, and close both in the end.
+
+    Raises:
+        UserError: the source can't be served.
+    """
+    users = await _connect(config, source, identity, background=False)
+    try:
+        if not (await users.getattr(users.root)).is_dir:
+            raise UserError(f"{source} is not a directory; name one", ExitCode.USAGE)
+        background = await _connect(config, source, identity, background=True)
+        try:
+            yield users, background
+        finally:
+            await background.close()
+    finally:
+        await users.close()
+
+
+async def _connect(
+    config: Config, source: Source, identity: Identity, *, background: bool
+) -> Storage:
+    if source.kind == "posix":
+        return await PosixStorage.connect(source.path, background=background)
+    try:
+        from cephfs_ext.storage.ceph import CephStorage
+    except ImportError as exc:
+        raise UserError(
+            f"ceph storage is not installed ({exc}); install libcephfs-dev, python3-rados and "
+            "build cephfs-ext again",
+            ExitCode.OTHER,
+        ) from exc
+    return await CephStorage.connect(
+        config.ceph,
+        source.path,
+        uuid=identity.uuids[background],
+        predecessors=() if background else identity.dead_uuids,
+        background=background,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_domains(
+    config: Config, users: Storage, background: Storage
+) -> AsyncIterator[tuple[Domains, Domains]]:
+    """Open the trash through both sessions, set up if it is missing.
+
+    Raises:
+        UserError: the trash at the root is not ours to use.
+    """
+    owner_uid = 0 if users.kind == "ceph" else os.geteuid()
+    shards = config.trash.shards
+    relief = background if background.kind == "ceph" else None
+    mine = Domains(background, owner_uid=owner_uid, shards_per_rank=shards)
+    theirs = Domains(users, owner_uid=owner_uid, shards_per_rank=shards, relief=relief)
+    try:
+        if config.trash.enabled and not config.mount.read_only:
+            await _open_roots(mine, theirs)
+        yield theirs, mine
+    finally:
+        theirs.close()
+        mine.close()
+
+
+async def _open_roots(*sessions: Domains) -> None:
+    try:
+        for domains in sessions:
+            await domains.root()
+    except TrashUnusableError as exc:
+        raise unusable(exc, "the trash can't be used") from exc
+    except FSError as exc:
+        denied = isinstance(exc, DeniedError) or exc.errno == errno.EROFS
+        raise UserError(
+            f"the trash can't be set up: {exc}; make the source writable and leave it some room, "
+            "or mount with -o ro or -o trash.enabled=false",
+            ExitCode.DENIED if denied else ExitCode.OTHER,
+        ) from exc
+
+
+def build(
+    config: Config,
+    source: Source,
+    mountpoint: str,
+    runtime: str,
+    identity: Identity,
+    storages: tuple[Storage, Storage],
+    domains: tuple[Domains, Domains],
+    stop: Callable[[], None],
+) -> Gateway:
+    """Build a gateway over open storages."""
+    users, background = storages
+    meter = PrometheusMeter(version())
+    clock = MonotonicNs()
+    journal = Journal(domains[1], background, identity.instance, meter)
+    nodes = NodeTable(users)
+    put = Put(users, journal, meter, instance=identity.instance, clock=clock)
+    marks = Marks(users, nodes)
+    deletes = Deletes(
+        users,
+        nodes,
+        domains[0],
+        put,
+        marks,
+        meter,
+        rules=(*config.trash.policy, *(DEFAULT_RULES if config.trash.default_policy else ())),
+        enabled=config.trash.enabled,
+        shadow=config.trash.mode == "shadow",
+    )
+    files, requests = OpenFiles(), Requests()
+    truncations = Truncations(
+        users,
+        nodes,
+        files,
+        requests,
+        deletes,
+        meter,
+        min_bytes=config.trash.truncated_min_bytes,
+    )
+    invalidations = Invalidations(meter)
+    expiry = _expiry(config, domains[1], background, meter, identity, clock)
+
+    def forget(parent: Ino, name: bytes, inos: Sequence[Ino]) -> None:
+        known = [node_id for ino in inos if (node_id := nodes.unhide_links(ino)) is not None]
+        invalidations.inodes([*known, nodes.id_of(parent)])
+        invalidations.entry(nodes.id_of(parent), name)
+
+    service = TrashService(
+        background,
+        domains[1],
+        Restore(background, instance=identity.instance, clock=clock),
+        expiry,
+        Put(background, journal, meter, instance=identity.instance, clock=clock),
+        journal,
+        meter,
+        forget,
+        event_gap_s=config.trash.event_gap_s,
+    )
+
+    discard = Discard(users, domains[1], expiry, instance=identity.instance, clock=clock)
+    view = View(
+        users,
+        nodes,
+        Pictures(domains[0], domains[1], journal, meter),
+        service.restore_as,
+        deletes.acl,
+        invalidations.entry,
+        meter,
+        is_there=config.trash.enabled and not config.mount.read_only,
+    )
+    filesystem = FileSystem(
+        users,
+        nodes,
+        files,
+        deletes,
+        truncations,
+        marks,
+        view,
+        Discards(users, nodes, deletes, discard, meter),
+        meter,
+        invalidations.entry,
+        second=background if background.kind == "ceph" else None,
+        read_only=config.mount.read_only,
+    )
+
+    def metrics() -> tuple[bytes, str]:
+        meter.set("nodes", len(nodes) + len(view))
+        meter.set("handles", filesystem.open_handles)
+        return meter.expose()
+
+    health = Health({"storage": users, "background_storage": background})
+    answers = Answers(
+        service,
+        filesystem,
+        users,
+        background,
+        health,
+        metrics,
+        stop,
+        _about(config, source, mountpoint, identity),
+    )
+    operations = Operations(
+        filesystem,
+        Callers(),
+        requests,
+        meter,
+        entry_timeout_s=config.mount.entry_timeout_s,
+        attr_timeout_s=config.mount.attr_timeout_s,
+    )
+    control = ControlServer(answers, runtime, metrics_listen=config.control.metrics_listen)
+    return Gateway(
+        operations,
+        filesystem,
+        control,
+        health,
+        journal,
+        expiry,
+        invalidations,
+        discard,
+        domains[1],
+        meter,
+    )
+
+
+def _expiry(
+    config: Config,
+    domains: Domains,
+    storage: Storage,
+    meter: PrometheusMeter,
+    identity: Identity,
+    clock: MonotonicNs,
+) -> Expiry:
+    async def remove(above: Node, name: bytes, spare: Spare | None) -> Removed:
+        return await Walk(storage, meter, spare).remove(above, name)
+
+    return Expiry(
+        domains,
+        remove,
+        meter,
+        retention_s=config.trash.retention_s,
+        instance=identity.instance,
+        clock=clock,
+    )
+
+
+def _about(config: Config, source: Source, mountpoint: str, identity: Identity) -> Status:
+    return Status(
+        version=version(),
+        source=str(source),
+        mountpoint=mountpoint,
+        pid=os.getpid(),
+        instance=identity.instance,
+        uptime_s=0.0,
+        read_only=config.mount.read_only,
+        trash_enabled=config.trash.enabled,
+        retention_s=config.trash.retention_s,
+        storage={},
+        background_storage={},
+        nodes=0,
+        handles=0,
+    )

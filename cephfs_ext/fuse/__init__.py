@@ -1,0 +1,1 @@
+"""The FUSE face of the vfs: one thin handler per operation."""

@@ -1,0 +1,252 @@
+"""All metrics, in one table, and the meter that fills them.
+
+Label values are closed sets: a value that isn't in the table is counted as `other`. Paths, users,
+inodes and pods are never labels. Everything is exported as 0 from the start. docs/operations.md
+has the same table, compared by a test.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+OPERATIONS = [
+    "lookup",
+    "getattr",
+    "setattr",
+    "readlink",
+    "mknod",
+    "mkdir",
+    "symlink",
+    "link",
+    "unlink",
+    "rmdir",
+    "rename",
+    "open",
+    "create",
+    "read",
+    "write",
+    "flush",
+    "fsync",
+    "release",
+    "opendir",
+    "readdir",
+    "releasedir",
+    "fsyncdir",
+    "statfs",
+    "getxattr",
+    "setxattr",
+    "listxattr",
+    "removexattr",
+    "forget",
+]
+ERRNOS = [
+    "EPERM",
+    "ENOENT",
+    "EIO",
+    "EACCES",
+    "EBUSY",
+    "EEXIST",
+    "EXDEV",
+    "ENOTDIR",
+    "EISDIR",
+    "EINVAL",
+    "EFBIG",
+    "ENOSPC",
+    "EROFS",
+    "EMLINK",
+    "ENAMETOOLONG",
+    "ENOTEMPTY",
+    "ENODATA",
+    "EOPNOTSUPP",
+    "EDQUOT",
+    "ESTALE",
+    "other",
+]
+LOOPS = ["expiry", "journal", "invalidate", "recovery", "discard"]
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metric(NamedTuple):
+    """One row of the table."""
+
+    kind: str
+    name: str
+    help: str
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def _one(label: str, values: list[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ((label, tuple(values)),)
+
+
+TABLE = (
+    Metric(
+        "histogram", "fuse_op_duration_seconds", "Time that handlers take.", _one("op", OPERATIONS)
+    ),
+    Metric(
+        "counter",
+        "fuse_op_errors_total",
+        "Requests answered with an error.",
+        (("op", tuple(OPERATIONS)), ("errno", tuple(ERRNOS))),
+    ),
+    Metric(
+        "counter",
+        "fuse_bugs_total",
+        "Bugs in handlers, answered with EIO.",
+        _one("op", OPERATIONS),
+    ),
+    Metric(
+        "counter",
+        "io_bytes_total",
+        "Bytes read and written.",
+        _one("direction", ["read", "write"]),
+    ),
+    Metric(
+        "counter",
+        "trash_moves_total",
+        "Names that went into the trash.",
+        _one("kind", ["file", "dir", "symlink", "link", "replaced", "truncated", "tree"]),
+    ),
+    Metric(
+        "counter",
+        "trash_bypasses_total",
+        "Names and contents that were really removed.",
+        _one(
+            "reason",
+            [
+                "special",
+                "disabled",
+                "policy",
+                "shadow",
+                "small",
+                "links",
+                "opened",
+                "moved",
+                "full",
+                "now",
+                "other",
+            ],
+        ),
+    ),
+    Metric(
+        "counter",
+        "trash_failures_total",
+        "Deletes that failed because of the trash.",
+        _one("errno", ERRNOS),
+    ),
+    Metric(
+        "counter",
+        "trash_restores_total",
+        "Restores, by what became of them.",
+        _one("result", ["restored", "partly_restored", "skipped", "conflict", "denied", "failed"]),
+    ),
+    Metric(
+        "counter",
+        "trash_expired_total",
+        "Hours of a shard, and of tombstones, that expired.",
+        _one("kind", ["hours", "tombs"]),
+    ),
+    Metric("gauge", "trash_damaged_entries", "Things in the trash that can't be read."),
+    Metric(
+        "counter",
+        "purge_removed_total",
+        "Files and directories removed for good.",
+        _one("kind", ["file", "dir"]),
+    ),
+    Metric(
+        "counter",
+        "purge_failures_total",
+        "Entries that could not be removed for good.",
+        _one("errno", ERRNOS),
+    ),
+    Metric("counter", "journal_records_total", "Delete records written."),
+    Metric("counter", "journal_dropped_total", "Delete records lost; the data is not."),
+    Metric(
+        "counter",
+        "invalidations_total",
+        "Invalidations sent to the kernel.",
+        _one("kind", ["entry", "inode"]),
+    ),
+    Metric(
+        "counter", "invalidations_dropped_total", "Invalidations beyond the limit of the queue."
+    ),
+    Metric("gauge", "nodes", "Inodes that the kernel knows."),
+    Metric(
+        "counter", "node_limit_reached_total", "Times that inodes were taken back from the kernel."
+    ),
+    Metric(
+        "counter",
+        "view_limit_reached_total",
+        "Times that a view of the trash has met one of its limits.",
+        _one("kind", ["names", "nodes", "restored"]),
+    ),
+    Metric("gauge", "handles", "Open files and directories."),
+    Metric(
+        "counter",
+        "background_failures_total",
+        "Failed rounds of background loops.",
+        _one("loop", LOOPS),
+    ),
+    Metric(
+        "gauge",
+        "background_last_success_timestamp_seconds",
+        "When a background loop last did its work.",
+        _one("loop", LOOPS),
+    ),
+    Metric("gauge", "build_info", "1; the version is the label.", (("version", ("",)),)),
+)
+
+
+class PrometheusMeter:
+    """Fills the table; implements `cephfs_ext.core.ports.Meter`."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._allowed: dict[str, dict[str, frozenset[str]]] = {}
+        self._metrics = {row.name: self._make(row) for row in TABLE}
+        self._allowed["build_info"]["version"] = frozenset({version})
+        self.set("build_info", 1, version=version)
+
+    def _make(self, row: Metric) -> Counter | Gauge | Histogram:
+        names = [label for label, _ in row.labels]
+        arguments = ("cephfs_ext_" + row.name, row.help, names)
+        metric: Counter | Gauge | Histogram
+        if row.kind == "histogram":
+            metric = Histogram(*arguments, buckets=_SECONDS, registry=self.registry)
+        else:
+            make = Counter if row.kind == "counter" else Gauge
+            metric = make(*arguments, registry=self.registry)
+        self._allowed[row.name] = {label: frozenset(values) for label, values in row.labels}
+        if len(row.labels) == 1:
+            for value in filter(None, row.labels[0][1]):
+                metric.labels(value)
+        return metric
+
+    def _labelled(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        metric = self._metrics[name]
+        if not labels:
+            return metric
+        allowed = self._allowed[name]
+        closed = {
+            label: value if value in allowed[label] else "other" for label, value in labels.items()
+        }
+        return metric.labels(**closed)
+
+    def count(self, metric: str, n: int = 1, /, **labels: str) -> None:
+        """Add to a counter."""
+        self._labelled(metric, labels).inc(n)  # type: ignore[union-attr]
+
+    def observe(self, metric: str, seconds: float, /, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        self._labelled(metric, labels).observe(seconds)  # type: ignore[union-attr]
+
+    def set(self, metric: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
+        self._labelled(metric, labels).set(value)  # type: ignore[union-attr]
+
+    def expose(self) -> tuple[bytes, str]:
+        """Return the text format of Prometheus, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

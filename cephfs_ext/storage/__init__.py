@@ -1,0 +1,1 @@
+"""The storages behind the gateway: a directory, or CephFS."""

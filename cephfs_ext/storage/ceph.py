@@ -1,0 +1,1196 @@
+"""CephFS as a storage, through the low-level API of libcephfs.
+
+Two sessions in a daemon: that of users, and one for background work that has threads of its own
+and no quota, so that neither can starve the other and giving back works where a quota is full.
+Mutations are carried out under the caller's `UserPerm`; what is read, as the gateway.
+
+Inodes of snapshots have numbers of their own here: those of libcephfs are the same as those of
+the living files.
+
+Concurrency: any number of calls at once; libcephfs has one lock per session. One open directory is
+read by one task at a time, because libcephfs keeps the position in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import stat
+import time
+import uuid as uuids
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, cast
+
+import trio
+
+from c_ext._libcephfs import ffi, lib
+from cephfs_ext.core.config import CephConfig
+from cephfs_ext.core.errors import (
+    DeniedError,
+    ExchangedError,
+    ExistsError,
+    FSError,
+    NotFoundError,
+    check,
+    fs_error,
+)
+from cephfs_ext.core.limits import BACKGROUND_THREADS, DATA_THREADS, META_THREADS, READDIR_PAGE
+from cephfs_ext.core.permissions import ACL_XATTR, WRITE, permits
+from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Node
+from cephfs_ext.core.types import (
+    GATEWAY,
+    Attr,
+    AttrChange,
+    Credentials,
+    DirEntry,
+    Ino,
+    Rank,
+    StatFs,
+)
+from cephfs_ext.storage.ceph_admission import Admission
+from cephfs_ext.storage.ceph_locks import RENEW_S, ClusterLocks, lock_of_dir, lock_of_name
+from cephfs_ext.storage.ceph_ranks import RankMap
+from cephfs_ext.storage.ceph_session import Identities, connect
+from cephfs_ext.storage.ceph_stuck import StuckNames
+from cephfs_ext.storage.gate import Gate
+from cephfs_ext.storage.name_locks import NameLocks
+from cephfs_ext.storage.names import (
+    check_name,
+    check_node,
+    check_regular,
+    check_sizeable,
+    check_target,
+)
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_NS = 1_000_000_000
+_WANT = lib.CEPH_STATX_BASIC_STATS
+_IDENTITY = lib.CEPH_STATX_MODE | lib.CEPH_STATX_UID | lib.CEPH_STATX_GID
+_BEHIND_DOTDOT = 2
+"""Where the entries begin behind `.` and `..`, for each of which libcephfs asks the MDS."""
+_DROPPED = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECT | os.O_CLOEXEC
+"""Not O_APPEND: libcephfs knows where the end is, also when another client has just written."""
+_WRITING = os.O_WRONLY | os.O_RDWR
+_CHANGING = _WRITING | os.O_TRUNC
+_MAKING = os.O_CREAT | os.O_EXCL
+_CREATE_ATTEMPTS = 5
+"""How often `create` looks again at a name that comes and goes."""
+_AT_THE_END = -1
+"""Offset of a write with O_APPEND; libcephfs takes any other for what is meant."""
+_XATTR_BYTES = 65_536
+_ROOTS_XATTRS = (b"trusted.", b"security.")
+_DEFAULT_ACL = b"system.posix_acl_default"
+_ENTRIES = b"ceph.dir.entries"
+_LEFT_LIMIT = 100_000
+_TARGET_BYTES = 4_096
+_POOL_NAME_BYTES = 256
+_SETTLED_XATTR = b"user.cephfs_ext.settled"
+_LOCK_POLL_S = (0.002, 0.1)
+_CLOSE_S = 20.0
+"""How long closing may take before the connection is cut."""
+
+_SNAPSHOT_BITS = 48
+"""Inode numbers of CephFS stay below this; above it is what tells snapshots apart."""
+
+
+class CephNode:
+    """A counted reference to an inode."""
+
+    __slots__ = ("ino", "raw")
+
+    def __init__(self, raw: Any, ino: Ino) -> None:
+        self.raw = raw
+        """`struct Inode *`; libcephfs counts the references."""
+        self.ino = ino
+
+
+class CephHandle:
+    """An open regular file."""
+
+    __slots__ = ("cred", "flags", "former", "generation", "node", "raw")
+
+    def __init__(
+        self, node: CephNode, raw: Any, cred: Credentials, flags: int, generation: int
+    ) -> None:
+        self.node = node
+        self.raw = raw
+        self.cred = cred
+        self.flags = flags
+        self.generation = generation
+        """Of the session that it was opened in (`Admission.generation`)."""
+        self.former: list[Any] = []
+        """What it was before the session came back; calls may still be using it."""
+
+
+class CephDirHandle:
+    """An open directory."""
+
+    __slots__ = ("cookie", "lock", "node", "raw")
+
+    def __init__(self, node: CephNode, raw: Any) -> None:
+        self.node = node
+        self.raw = raw
+        self.cookie = 0
+        """Where libcephfs stands in it."""
+        self.lock = trio.Lock()
+
+
+class _LeftDirectories:
+    """Directories that a name was moved out of, and whose attributes libcephfs has not read since.
+
+    The answer to a rename brings the attributes of the new directory only, and libcephfs keeps
+    what it knew of the old one: times and link count stay what they were. Reading a virtual
+    attribute of a directory asks the MDS, and brings the others along.
+    """
+
+    def __init__(self) -> None:
+        self._inos: dict[Ino, None] = {}
+
+    def __contains__(self, ino: Ino) -> bool:
+        return ino in self._inos
+
+    def add(self, ino: Ino) -> None:
+        """Note a directory; the one that was noted first goes when there are too many."""
+        self._inos.pop(ino, None)
+        self._inos[ino] = None
+        if len(self._inos) > _LEFT_LIMIT:
+            self._inos.pop(next(iter(self._inos)), None)
+
+    def take(self, ino: Ino) -> bool:
+        """Tell whether a directory has been noted, and forget that: who asks reads it now."""
+        return self._inos.pop(ino, self) is None
+
+
+class CephStorage:
+    """A directory of a CephFS; build it with `connect`."""
+
+    kind = "ceph"
+    flushes = False
+    rename_noreplace = False
+    finds_by_number = True
+
+    def __init__(self, config: CephConfig, subdir: str, mount: Any, *, background: bool) -> None:
+        self._config = config
+        self._subdir = subdir
+        self._mount = mount
+        self._identities = Identities()
+        meta, data = (BACKGROUND_THREADS,) * 2 if background else (META_THREADS, DATA_THREADS)
+        self._meta = trio.CapacityLimiter(meta)
+        self._data = trio.CapacityLimiter(data)
+        self._settling = trio.CapacityLimiter(1)
+        self._left = _LeftDirectories()
+        self._gate = Gate()
+        self._names = NameLocks()
+        self._closed = False
+        self._locks = ClusterLocks(config, self._default_pool())
+        self._told_of_pins = False
+        self.root: Node = self._lookup_root()
+        perms = self._identities.of(GATEWAY)
+        self._stuck = StuckNames(mount, _raw(self.root), perms, config.cache_size)
+        whom = "background work" if background else "users"
+        self._admission = Admission(mount, _raw(self.root), perms, whom)
+        self._reviving = trio.Lock()
+        self.ranks = 1
+        self._rank_map = RankMap(mount, 1)
+
+    @property
+    def node_limit(self) -> int:
+        """What libcephfs keeps; beyond it, what is referenced pushes all else out."""
+        return self._config.cache_size
+
+    @classmethod
+    async def connect(
+        cls,
+        config: CephConfig,
+        subdir: str,
+        *,
+        uuid: str,
+        predecessors: Sequence[str] = (),
+        background: bool = False,
+    ) -> CephStorage:
+        """Connect to a cluster and mount a directory of it.
+
+        Args:
+            uuid: name of the session, recorded by the caller.
+            predecessors: names of sessions of dead daemons; they are ended first.
+            background: a session without quota and with few threads.
+
+        Raises:
+            UserError: it can't be done; with the fix in it, and never after a hang.
+        """
+        options = {
+            "client_acl_type": "posix_acl",
+            "client_quota": "false" if background else "true",
+            "client_cache_size": str(config.cache_size),
+            "client_mount_timeout": str(int(config.mount_timeout_s)),
+            "rados_mon_op_timeout": str(int(config.mount_timeout_s)),
+        }
+
+        def open_session() -> CephStorage:
+            mount = connect(config, subdir, uuid=uuid, predecessors=predecessors, options=options)
+            return cls(config, subdir, mount, background=background)
+
+        storage = await trio.to_thread.run_sync(open_session)
+        storage.ranks = await storage._count_ranks()
+        storage._rank_map = RankMap(storage._mount, storage.ranks)
+        if not background:
+            await storage._check_locks()
+        return storage
+
+    async def _check_locks(self) -> None:
+        """Say what is lost where the key may take no locks."""
+        try:
+            await self._call(self._locks.check)
+        except DeniedError as exc:
+            _log.warning(
+                "%s; until then nothing can be restored, deleted names of hard links count on, and "
+                "renames of two gateways onto one name are not kept apart",
+                exc.what,
+            )
+
+    def _default_pool(self) -> str:
+        buffer = ffi.new("char[]", _POOL_NAME_BYTES)
+        length = check(lib.ceph_get_default_data_pool_name(self._mount, buffer, _POOL_NAME_BYTES))
+        return bytes(ffi.unpack(buffer, length)).decode()
+
+    def _lookup_root(self) -> CephNode:
+        out = ffi.new("Inode **")
+        check(lib.ceph_ll_lookup_root(self._mount, out))
+        stx = ffi.new("struct ceph_statx *")
+        perms = self._identities.of(GATEWAY)
+        check(lib.ceph_ll_getattr(self._mount, out[0], stx, _WANT, 0, perms))
+        return CephNode(out[0], _ino(stx))
+
+    async def _count_ranks(self) -> int:
+        """Count the ranks of our file system; 1 where the key may not ask."""
+        try:
+            dump = await self._call(self._locks.fs_dump)
+        except FSError as exc:
+            _log.warning("the number of MDS ranks is not known: %s", exc)
+            return 1
+        maps = [fs["mdsmap"] for fs in dump["filesystems"]]
+        wanted = [m for m in maps if m["fs_name"] == self._config.fs_name] or maps
+        return max(1, len(wanted[0]["in"]) if wanted else 1)
+
+    async def _call(
+        self, call: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None
+    ) -> T:
+        """Run a blocking call in a thread; once begun it is waited for."""
+        with self._gate.passed():
+            self._admission.look()
+            try:
+                return await trio.to_thread.run_sync(call, limiter=limiter or self._meta)
+            except FSError as exc:
+                if exc.errno != errno.ESHUTDOWN:
+                    raise
+                await self._admission.note_refused()
+                raise FSError(
+                    exc.errno, "the cluster has shut the session out; see the log"
+                ) from exc
+
+    async def _call_on(self, parent: Node, name: bytes, call: Callable[[], T]) -> T:
+        """Run a call that looks a name up, which may hang for a defect of libcephfs."""
+
+        def watched() -> T:
+            with self._stuck.watched(parent.ino, name):
+                return call()
+
+        return await self._call(watched)
+
+    # names
+
+    def _found(self, raw: Any, stx: Any) -> Found:
+        node = CephNode(raw, _ino(stx))
+        try:
+            attr = self._getattr(node) if node.ino in self._left else _attr(stx)
+        except BaseException:
+            self.forget(node)
+            raise
+        return Found(node, attr)
+
+    async def _resolve(
+        self,
+        function: Callable[..., int],
+        parent: Node,
+        name: bytes,
+        *arguments: Any,
+        cred: Credentials,
+        want: int = _WANT,
+    ) -> Found:
+        """Call what takes a name, and returns an inode and its attributes."""
+        raw, perms = _raw(parent), self._identities.of(cred)
+
+        def resolve() -> Found:
+            out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+            check(function(self._mount, raw, name, *arguments, out, stx, want, 0, perms))
+            return self._found(out[0], stx)
+
+        return await self._call_on(parent, name, resolve)
+
+    async def _remove(
+        self, function: Callable[..., int], parent: Node, name: bytes, cred: Credentials
+    ) -> None:
+        raw, perms = _raw(parent), self._identities.of(cred)
+
+        def remove() -> None:
+            check(function(self._mount, raw, name, perms))
+
+        async with self._names.held((parent.ino, name)):
+            await self._call_on(parent, name, remove)
+
+    async def _do(self, function: Callable[..., int], *arguments: Any, cred: Credentials) -> int:
+        """Call what returns an error or nothing."""
+        perms = self._identities.of(cred)
+        return await self._call(lambda: check(function(self._mount, *arguments, perms)))
+
+    def _masked(self, parent: Node, mode: int, umask: int) -> int:
+        """Apply a umask, which plays no part where a directory has a default list; blocks.
+
+        libcephfs could do it, but knows one umask for a whole session.
+        """
+        if not mode & umask:
+            return mode
+        perms = self._identities.of(GATEWAY)
+        listed = lib.ceph_ll_getxattr(self._mount, _raw(parent), _DEFAULT_ACL, ffi.NULL, 0, perms)
+        return mode if listed > 0 else mode & ~umask
+
+    async def lookup(self, parent: Node, name: bytes) -> Found:
+        """Resolve one name."""
+        check_name(name)
+        return await self._resolve(lib.ceph_ll_lookup, parent, name, cred=GATEWAY)
+
+    async def resolve(self, parent: Node, name: bytes) -> Found:
+        """Resolve one name, asking for nothing that ranks would have to gather.
+
+        Size and times of a directory at a subtree boundary waited up to 5 s (the interval of the
+        MDS for such things) when the other rank had changed it.
+        """
+        check_name(name)
+        arguments = (lib.ceph_ll_lookup, parent, name)
+        return await self._resolve(*arguments, cred=GATEWAY, want=_IDENTITY)
+
+    def forget(self, node: Node, count: int = 1) -> None:
+        """Give back references; after `close` there are none."""
+        if node is not self.root and not self._closed:
+            lib.ceph_ll_forget(self._mount, _raw(node), count)
+
+    async def mkdir(
+        self, parent: Node, name: bytes, mode: int, cred: Credentials, *, umask: int = 0
+    ) -> Found:
+        """Make a directory."""
+        check_name(name)
+
+        def make(mount: Any, raw: Any, name: bytes, *arguments: Any) -> int:
+            wanted = self._masked(parent, mode & 0o7777, umask)
+            return int(lib.ceph_ll_mkdir(mount, raw, name, wanted, *arguments))
+
+        async with self._names.held((parent.ino, name)):
+            return await self._resolve(make, parent, name, cred=cred)
+
+    async def mknod(
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        cred: Credentials,
+        *,
+        umask: int = 0,
+    ) -> Found:
+        """Make a regular or special file; libcephfs would let everybody make devices."""
+        check_node(mode)
+        check_name(name)
+        if cred.uid != 0 and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            raise DeniedError(errno.EPERM)
+
+        def make(mount: Any, raw: Any, name: bytes, *arguments: Any) -> int:
+            wanted = self._masked(parent, mode, umask)
+            return int(lib.ceph_ll_mknod(mount, raw, name, wanted, rdev, *arguments))
+
+        async with self._names.held((parent.ino, name)):
+            return await self._resolve(make, parent, name, cred=cred)
+
+    async def symlink(self, parent: Node, name: bytes, target: bytes, cred: Credentials) -> Found:
+        """Make a symbolic link."""
+        check_name(name)
+        check_target(target)
+        async with self._names.held((parent.ino, name)):
+            return await self._resolve(lib.ceph_ll_symlink, parent, name, target, cred=cred)
+
+    async def link(self, node: Node, parent: Node, name: bytes, cred: Credentials) -> Attr:
+        """Give an inode another name."""
+        check_name(name)
+        perms = self._identities.of(cred)
+
+        def link() -> Attr:
+            check(lib.ceph_ll_link(self._mount, _raw(node), _raw(parent), name, perms))
+            return self._getattr(node)
+
+        async with self._names.held((parent.ino, name)):
+            return await self._call_on(parent, name, link)
+
+    async def unlink(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Really remove a name that is no directory."""
+        check_name(name)
+        await self._remove(lib.ceph_ll_unlink, parent, name, cred)
+
+    async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Really remove an empty directory."""
+        check_name(name)
+        await self._remove(lib.ceph_ll_rmdir, parent, name, cred)
+
+    async def rename(
+        self,
+        parent: Node,
+        name: bytes,
+        new_parent: Node,
+        new_name: bytes,
+        cred: Credentials,
+        flags: int = 0,
+        expected: Ino | None = None,
+    ) -> None:
+        """Rename; CephFS has no flags."""
+        check_name(name)
+        check_name(new_name)
+        if flags:
+            raise FSError(errno.EINVAL)
+        above, below = _raw(parent), _raw(new_parent)
+        perms, exchanged = self._identities.of(cred), ffi.new("int *")
+        there = ffi.NULL if expected is None else ffi.new("uint64_t *", expected)
+
+        def rename() -> None:
+            if cred.uid != 0 and parent.ino != new_parent.ino:
+                self._check_movable(parent, name, cred)
+            names = (above, name, below, new_name)
+            rc = lib.cx_rename(self._mount, *names, perms, there, exchanged)
+            if exchanged[0]:
+                raise ExchangedError()
+            check(rc)
+
+        async with self._names.held((parent.ino, name), (new_parent.ino, new_name)):
+            try:
+                with self._stuck.watched(parent.ino, name):
+                    await self._call_on(new_parent, new_name, rename)
+            finally:
+                if parent.ino != new_parent.ino:
+                    self._left.add(parent.ino)
+
+    def _check_movable(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Check what libcephfs doesn't: a directory that gets another `..` is written to."""
+        out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+        perms = self._identities.of(GATEWAY)
+        arguments = (_raw(parent), name, out, stx, _IDENTITY, 0, perms)
+        check(lib.ceph_ll_lookup(self._mount, *arguments))
+        node = CephNode(out[0], _ino(stx))
+        try:
+            if stat.S_ISDIR(stx.stx_mode):
+                self._check_writable(node, cred)
+        finally:
+            self.forget(node)
+
+    # inodes
+
+    def _getattr(self, node: Node) -> Attr:
+        raw, stx = _raw(node), ffi.new("struct ceph_statx *")
+        perms = self._identities.of(GATEWAY)
+        if self._left.take(node.ino):
+            lib.ceph_ll_getxattr(self._mount, raw, _ENTRIES, ffi.NULL, 0, perms)
+        check(lib.ceph_ll_getattr(self._mount, raw, stx, _WANT, 0, perms))
+        return _attr(stx)
+
+    async def getattr(self, node: Node) -> Attr:
+        """Read attributes."""
+        return await self._call(lambda: self._getattr(node))
+
+    async def setattr(
+        self, node: Node, change: AttrChange, cred: Credentials, handle: Handle | None = None
+    ) -> Attr:
+        """Change attributes, each with the rights that it needs.
+
+        A truncation through a file that is open for writing needs none. Times may be set to the
+        present by who may write, which libcephfs doesn't know.
+        """
+        open_to_write = handle is not None and _handle(handle).flags & _WRITING
+
+        def set_them() -> Attr:
+            rest = change
+            if change.size is not None:  # on its own: libcephfs sets mtime with it
+                check_sizeable(self._getattr(node).mode)
+                who = GATEWAY if open_to_write else cred
+                self._setattr(node, AttrChange(size=change.size), who)
+                rest = dataclasses.replace(rest, size=None)
+            if (change.atime_now or change.mtime_now) and not self._owns(node, cred):
+                self._check_writable(node, cred)
+                now = AttrChange(atime_now=change.atime_now, mtime_now=change.mtime_now)
+                self._setattr(node, now, GATEWAY)
+                rest = dataclasses.replace(rest, atime_now=False, mtime_now=False)
+            self._setattr(node, rest, cred)
+            return self._getattr(node)
+
+        return await self._call(set_them)
+
+    def _setattr(self, node: Node, change: AttrChange, cred: Credentials) -> None:
+        stx, mask = _wanted(change)
+        if mask:
+            perms = self._identities.of(cred)
+            check(lib.ceph_ll_setattr(self._mount, _raw(node), stx, mask, perms))
+
+    def _owns(self, node: Node, cred: Credentials) -> bool:
+        return cred.uid in (0, self._getattr(node).uid)
+
+    def _check_writable(self, node: Node, cred: Credentials) -> None:
+        if not permits(self._getattr(node), cred, WRITE, self._acl(node)):
+            raise DeniedError(errno.EACCES)
+
+    def _acl(self, node: Node) -> bytes:
+        """Return the access control list of an inode, empty if it has none."""
+        buffer, perms = ffi.new("char[]", _XATTR_BYTES), self._identities.of(GATEWAY)
+        arguments = (_raw(node), ACL_XATTR, buffer, _XATTR_BYTES, perms)
+        length = lib.ceph_ll_getxattr(self._mount, *arguments)
+        return bytes(ffi.unpack(buffer, length)) if length > 0 else b""
+
+    async def readlink(self, node: Node) -> bytes:
+        """Read the target of a symbolic link."""
+        perms = self._identities.of(GATEWAY)
+
+        def read() -> bytes:
+            buffer = ffi.new("char[]", _TARGET_BYTES)
+            length = check(
+                lib.ceph_ll_readlink(self._mount, _raw(node), buffer, _TARGET_BYTES, perms)
+            )
+            return bytes(ffi.unpack(buffer, length))
+
+        return await self._call(read)
+
+    async def getxattr(self, node: Node, name: bytes) -> bytes:
+        """Read an extended attribute."""
+        perms = self._identities.of(GATEWAY)
+
+        def get() -> bytes:
+            buffer = ffi.new("char[]", _XATTR_BYTES)
+            length = check(
+                lib.ceph_ll_getxattr(self._mount, _raw(node), name, buffer, _XATTR_BYTES, perms)
+            )
+            return bytes(ffi.unpack(buffer, length))
+
+        return await self._call(get)
+
+    async def setxattr(
+        self, node: Node, name: bytes, value: bytes, cred: Credentials, flags: int = 0
+    ) -> None:
+        """Set an extended attribute."""
+        _check_xattr(name, cred)
+        arguments = (_raw(node), name, ffi.from_buffer(value), len(value), flags)
+        await self._do(lib.ceph_ll_setxattr, *arguments, cred=cred)
+
+    async def listxattr(self, node: Node) -> Sequence[bytes]:
+        """List the names of extended attributes, the virtual ones of CephFS not included."""
+        perms = self._identities.of(GATEWAY)
+
+        def get() -> list[bytes]:
+            buffer, size = ffi.new("char[]", _XATTR_BYTES), ffi.new("size_t *")
+            check(lib.ceph_ll_listxattr(self._mount, _raw(node), buffer, _XATTR_BYTES, size, perms))
+            names = bytes(ffi.unpack(buffer, size[0])).split(b"\0")
+            return [name for name in names if name and not name.startswith(b"ceph.")]
+
+        return await self._call(get)
+
+    async def removexattr(self, node: Node, name: bytes, cred: Credentials) -> None:
+        """Remove an extended attribute."""
+        _check_xattr(name, cred)
+        await self._do(lib.ceph_ll_removexattr, _raw(node), name, cred=cred)
+
+    async def statfs(self, node: Node) -> StatFs:
+        """Read space and names left; a quota above the root counts."""
+
+        def read() -> StatFs:
+            out = ffi.new("struct statvfs *")
+            check(lib.ceph_ll_statfs(self._mount, _raw(node), out))
+            return StatFs(
+                out.f_bsize,
+                out.f_frsize,
+                out.f_blocks,
+                out.f_bfree,
+                out.f_bavail,
+                out.f_files,
+                out.f_ffree,
+                out.f_favail,
+                out.f_namemax,
+            )
+
+        return await self._call(read)
+
+    def token(self, node: Node) -> bytes:
+        """Return nothing: the number alone finds an inode."""
+        return b""
+
+    async def path(self, node: Node) -> bytes:
+        """Return where a directory is now: asks for `..`, and reads each directory on the way."""
+        names: list[bytes] = []
+        here, held = node, []
+        try:
+            while here.ino != self.root.ino:
+                above = await self._resolve(
+                    lib.ceph_ll_lookup, here, b"..", cred=GATEWAY, want=_IDENTITY
+                )
+                held.append(above.node)
+                if above.node.ino == here.ino:
+                    raise NotFoundError()  # the top of the file system: not below our root
+                names.append(await self._name_in(above.node, here.ino))
+                here = above.node
+        finally:
+            for above_node in held:
+                self.forget(above_node)
+        return b"/".join(reversed(names))
+
+    async def _name_in(self, parent: Node, ino: Ino) -> bytes:
+        handle = await self.opendir(parent)
+        try:
+            cookie = 0
+            while page := await self.readdir(handle, cookie, limit=READDIR_PAGE):
+                for listed in page:
+                    if listed.entry.ino == ino:
+                        return listed.entry.name
+                cookie = page[-1].entry.cookie
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.releasedir(handle)
+        raise NotFoundError()
+
+    async def find(self, ino: Ino, token: bytes) -> Found:
+        """Open an inode by number; a directory outside of the served tree is not found."""
+
+        def find() -> Found:
+            out, number = ffi.new("Inode **"), ffi.new("inodeno_t *", {"val": ino})
+            rc = lib.ceph_ll_lookup_inode(self._mount, number[0], out)
+            if rc == -errno.ESTALE:
+                raise NotFoundError()
+            check(rc)
+            node = CephNode(out[0], ino)
+            try:
+                attr = self._getattr(node)
+                if attr.nlink == 0 or (attr.is_dir and not self._lies_below(node)):
+                    raise NotFoundError()
+            except BaseException:
+                self.forget(node)
+                raise
+            return Found(node, attr)
+
+        return await self._call(find)
+
+    def _lies_below(self, node: CephNode) -> bool:
+        """Tell whether a directory is, at this moment, in the served tree."""
+        perms = self._identities.of(GATEWAY)
+        here, passed = node, []
+        try:
+            while here.ino != self.root.ino:
+                out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+                arguments = (here.raw, b"..", out, stx, _IDENTITY, 0, perms)
+                check(lib.ceph_ll_lookup(self._mount, *arguments))
+                above = CephNode(out[0], _ino(stx))
+                passed.append(above)
+                if above.ino == here.ino:
+                    return False
+                here = above
+        finally:
+            for one in passed:
+                self.forget(one)
+        return True
+
+    # files
+
+    async def open(self, node: Node, flags: int, cred: Credentials) -> Handle:
+        """Open a regular file; for reading only as the gateway."""
+        who = cred if flags & _CHANGING else GATEWAY
+        return await self._call(lambda: self._open(_node(node), flags & ~_DROPPED, who))
+
+    def _open(self, node: CephNode, flags: int, cred: Credentials) -> CephHandle:
+        out, perms = ffi.new("Fh **"), self._identities.of(cred)
+        check(lib.ceph_ll_open(self._mount, node.raw, flags, out, perms))
+        return CephHandle(node, out[0], cred, flags, self._admission.generation)
+
+    async def create(
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        flags: int,
+        cred: Credentials,
+        *,
+        umask: int = 0,
+    ) -> Created:
+        """Make and open a regular file."""
+        check_name(name)
+        perms, opening = self._identities.of(cred), flags & ~_DROPPED
+
+        def make() -> Created:
+            out, fh, stx = ffi.new("Inode **"), ffi.new("Fh **"), ffi.new("struct ceph_statx *")
+            wanted, making = self._masked(parent, mode & 0o7777, umask), opening | _MAKING
+            arguments = (_raw(parent), name, wanted, making, out, fh, stx, _WANT, 0, perms)
+            check(lib.ceph_ll_create(self._mount, *arguments))
+            try:
+                found = self._found(out[0], stx)
+            except BaseException:
+                lib.ceph_ll_close(self._mount, fh[0])
+                raise
+            generation = self._admission.generation
+            return Created(*found, CephHandle(_node(found.node), fh[0], cred, opening, generation))
+
+        def create() -> Created:
+            for _ in range(1 if flags & os.O_EXCL else _CREATE_ATTEMPTS):
+                try:
+                    return make()
+                except ExistsError:
+                    if flags & os.O_EXCL:
+                        raise
+                with contextlib.suppress(NotFoundError):  # it has gone: make it after all
+                    return self._open_existing(_raw(parent), name, opening, cred)
+            raise FSError(errno.ESTALE, "the name comes and goes")
+
+        async with self._names.held((parent.ino, name)):
+            return await self._call_on(parent, name, create)
+
+    def _open_existing(self, above: Any, name: bytes, flags: int, cred: Credentials) -> Created:
+        """Open a file for `create`; a FIFO would wait for capabilities that there aren't."""
+        out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+        perms = self._identities.of(GATEWAY)
+        check(lib.ceph_ll_lookup(self._mount, above, name, out, stx, _WANT, 0, perms))
+        node, _ = self._found(out[0], stx)
+        try:
+            check_regular(stx.stx_mode)
+            handle = self._open(_node(node), flags, cred)
+            return Created(node, self._getattr(node), handle)
+        except BaseException:
+            self.forget(node)
+            raise
+
+    async def reopen(self, handle: Handle, node: Node) -> Handle:
+        """Open another inode in the same way."""
+        opened = _handle(handle)
+        flags = opened.flags & ~os.O_TRUNC
+        fresh = await self._call(lambda: self._open(_node(node), flags, GATEWAY))
+        fresh.cred = opened.cred
+        return fresh
+
+    async def _revive(self, handle: CephHandle) -> None:
+        """Reopen a file that was open when the session was shut out.
+
+        Raises:
+            FSError: EIO, once: it was open for writing, and what was not synced may be lost.
+        """
+        if handle.generation == self._admission.generation:
+            return
+        async with self._reviving:
+            if handle.generation == self._admission.generation:
+                return  # another task was faster
+            fresh = _handle(await self.reopen(handle, handle.node))
+            handle.former.append(handle.raw)
+            handle.raw, handle.generation = fresh.raw, fresh.generation
+        if handle.flags & _WRITING:
+            raise _lost()
+
+    async def _with_file(self, handle: Handle, call: Callable[[Any], T]) -> T:
+        """Carry out a call with an open file."""
+        opened = _handle(handle)
+        self._admission.look()
+        await self._revive(opened)
+        return await self._call(lambda: call(opened.raw), limiter=self._data)
+
+    async def opened_elsewhere(self, handle: Handle) -> bool:
+        """Try to get a write delegation, which is given to a sole opener only.
+
+        It is returned at once: what a rename of ours breaks would wait for us.
+        """
+        fh = _handle(handle).raw
+
+        def is_opened() -> bool:
+            ignored = lib.cx_recall_ignored
+            if lib.ceph_ll_delegation(self._mount, fh, lib.CEPH_DELEGATION_WR, ignored, ffi.NULL):
+                return True
+            none = lib.CEPH_DELEGATION_NONE
+            check(lib.ceph_ll_delegation(self._mount, fh, none, ignored, ffi.NULL))
+            return False
+
+        return await self._call(is_opened)
+
+    async def read(self, handle: Handle, off: int, size: int) -> bytes:
+        """Read."""
+
+        def read(fh: Any) -> bytes:
+            buffer, got = ffi.new("char[]", size), 0
+            while got < size:
+                step = check(lib.ceph_ll_read(self._mount, fh, off + got, size - got, buffer + got))
+                if step == 0:
+                    break
+                got += step
+            return bytes(ffi.buffer(buffer, got))
+
+        return await self._with_file(handle, read)
+
+    async def write(self, handle: Handle, off: int, data: bytes) -> int:
+        """Write; libcephfs does it as the opener and strips setuid bits.
+
+        Without an offset it asks for the end of the file, if it may have moved, and writes there.
+        Two clients that append at the very same moment may still write over each other.
+        """
+        append = _handle(handle).flags & os.O_APPEND
+
+        def write(fh: Any) -> int:
+            buffer, done = ffi.from_buffer(data), 0
+            while done < len(data):
+                at = _AT_THE_END if append else off + done
+                rc = lib.ceph_ll_write(self._mount, fh, at, len(data) - done, buffer + done)
+                if rc <= 0:
+                    if done == 0:
+                        check(rc)
+                    break
+                done += rc
+            return done
+
+        return await self._with_file(handle, write)
+
+    async def flush(self, handle: Handle) -> None:
+        """Do nothing: what was written is in libcephfs, and fsync tells of errors."""
+        await trio.lowlevel.checkpoint()
+
+    async def fsync(self, handle: Handle, *, datasync: bool = False) -> None:
+        """Make what was written durable.
+
+        libcephfs answers that it is also when it has just dropped what it couldn't write. So it is
+        asked for something of the inode afterwards: it then has no capabilities left to answer.
+        """
+        opened, perms = _handle(handle), self._identities.of(GATEWAY)
+
+        def sync(fh: Any) -> None:
+            check(lib.ceph_ll_fsync(self._mount, fh, int(datasync)))
+            stx = ffi.new("struct ceph_statx *")
+            check(lib.ceph_ll_getattr(self._mount, opened.node.raw, stx, _IDENTITY, 0, perms))
+
+        self._admission.look()
+        await self._revive(opened)
+        begun = self._admission.generation
+        await self._with_file(handle, sync)
+        self._admission.look()
+        if self._admission.generation != begun:
+            raise _lost()
+
+    async def release(self, handle: Handle) -> None:
+        """Close."""
+        opened = _handle(handle)
+
+        def close() -> None:
+            for fh in opened.former:
+                lib.ceph_ll_close(self._mount, fh)
+            check(lib.ceph_ll_close(self._mount, opened.raw))
+
+        with trio.CancelScope(shield=True):
+            await self._call(close, limiter=self._data)
+
+    # directories
+
+    async def opendir(self, node: Node) -> DirHandle:
+        """Open a directory."""
+        perms = self._identities.of(GATEWAY)
+
+        def open_it() -> CephDirHandle:
+            out = ffi.new("struct ceph_dir_result **")
+            check(lib.ceph_ll_opendir(self._mount, _raw(node), out, perms))
+            return CephDirHandle(_node(node), out[0])
+
+        return await self._call(open_it)
+
+    async def readdir(
+        self, handle: DirHandle, cookie: int, *, limit: int, plus: bool = False
+    ) -> Sequence[Listed]:
+        """Return the next page.
+
+        With `plus` a listing begins at `.`, so that libcephfs notes that it has seen the whole
+        directory; without, it begins behind `..`, so that nothing is asked about the directory.
+        """
+        stream = _dir_handle(handle)
+        start = cookie or (0 if plus else _BEHIND_DOTDOT)
+
+        def page() -> list[Listed]:
+            if start != stream.cookie or cookie == 0:
+                lib.ceph_seekdir(self._mount, stream.raw, start)
+            stream.cookie = -1  # until we know better
+            listed: list[Listed] = []
+            try:
+                while len(listed) < limit and (entry := self._next(stream, plus=plus)) is not None:
+                    if entry.entry.name not in (b".", b".."):
+                        listed.append(entry)
+            except BaseException:
+                for one in listed:
+                    if one.found is not None:
+                        self.forget(one.found.node)
+                raise
+            if listed:
+                stream.cookie = listed[-1].entry.cookie
+            return listed
+
+        async with stream.lock:
+            return await self._call(page)
+
+    def _next(self, stream: CephDirHandle, *, plus: bool) -> Listed | None:
+        """Read one entry; None at the end."""
+        de, stx, out = ffi.new("struct dirent *"), ffi.new("struct ceph_statx *"), ffi.NULL
+        if plus:
+            out = ffi.new("Inode **")
+            rc = lib.ceph_readdirplus_r(
+                self._mount, stream.raw, de, stx, _WANT, lib.AT_SYMLINK_NOFOLLOW, out
+            )
+        else:
+            rc = lib.ceph_readdir_r(self._mount, stream.raw, de)
+        if check(rc) == 0:
+            return None
+        name = bytes(ffi.string(de.d_name))
+        cookie = lib.ceph_telldir(self._mount, stream.raw)
+        entry = DirEntry(name, Ino(de.d_ino), de.d_type << 12, cookie)
+        if not plus:
+            return Listed(entry, None)
+        if name in (b".", b".."):
+            lib.ceph_ll_forget(self._mount, out[0], 1)
+            return Listed(entry, None)
+        return Listed(entry, self._found(out[0], stx))
+
+    async def fsyncdir(self, handle: DirHandle) -> None:
+        """Make the names of a directory durable."""
+        raw = _dir_handle(handle).node.raw
+        await self._call(lambda: check(lib.ceph_ll_sync_inode(self._mount, raw, 0)))
+
+    async def releasedir(self, handle: DirHandle) -> None:
+        """Close a directory."""
+        raw = _dir_handle(handle).raw
+        with trio.CancelScope(shield=True):
+            await self._call(lambda: check(lib.ceph_ll_releasedir(self._mount, raw)))
+
+    # the cluster
+
+    async def settle(self, node: Node) -> None:
+        """Have the metadata server of a directory write its journal.
+
+        It does so for who syncs a directory that they have just changed. Has a thread of its own:
+        the others may be those that wait.
+        """
+        perms = self._identities.of(GATEWAY)
+        value = b"%x" % time.time_ns()
+        arguments = (_raw(node), _SETTLED_XATTR, ffi.from_buffer(value), len(value), 0, perms)
+
+        def settle() -> None:
+            check(lib.ceph_ll_setxattr(self._mount, *arguments))
+            check(lib.ceph_ll_sync_inode(self._mount, _raw(node), 0))
+
+        await self._call(settle, limiter=self._settling)
+
+    @contextlib.asynccontextmanager
+    async def exclusive(self, node: Node) -> AsyncIterator[None]:
+        """Hold a lock on a directory against every gateway of the cluster."""
+        async with await self._take(lock_of_dir(node.ino)):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def replacing(self, parent: Node, name: bytes) -> AsyncIterator[None]:
+        """Hold the lock of a name; without it where the key may take none."""
+        try:
+            held = await self._take(lock_of_name(parent.ino, name))
+        except DeniedError:  # `connect` has said so
+            held = contextlib.nullcontext()
+        async with held:
+            yield
+
+    async def _take(self, lock: str) -> AbstractAsyncContextManager[None]:
+        """Wait for a lock."""
+        cookie = uuids.uuid4().hex
+        pause_s, longest_s = _LOCK_POLL_S
+        while not await self._call(lambda: self._locks.take(lock, cookie)):
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+        return self._held(lock, cookie)
+
+    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
+        """Take the lock of `exclusive` if it is free now."""
+        cookie, lock = uuids.uuid4().hex, lock_of_dir(node.ino)
+        if await self._call(lambda: self._locks.take(lock, cookie)):
+            return self._held(lock, cookie)
+        return None
+
+    @contextlib.asynccontextmanager
+    async def _held(self, lock: str, cookie: str) -> AsyncIterator[None]:
+        """Renew a lock while the body runs, and give it back."""
+        alone: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._renew, lock, cookie)
+                yield
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:  # the body knows of no nursery
+            if len(group.exceptions) != 1:
+                raise
+            alone = group.exceptions[0]
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._call(lambda: self._locks.give_back(lock, cookie))
+        if alone is not None:
+            raise alone
+
+    async def _renew(self, lock: str, cookie: str) -> None:
+        while True:
+            await trio.sleep(RENEW_S)
+            if not await self._call(lambda: self._locks.take(lock, cookie)):
+                raise FSError(errno.EIO, "a lock was lost")
+
+    async def rank_of(self, path: bytes) -> Rank:
+        """Return which rank has the content of a directory."""
+        whole = self._subdir.rstrip("/").encode() + b"/" + path
+        return await self._rank_map.rank_of(whole)
+
+    async def pin(self, node: Node, rank: Rank) -> None:
+        """Place a directory on a rank, if the key may."""
+        try:
+            await self.setxattr(node, b"ceph.dir.pin", b"%d" % rank, GATEWAY)
+        except DeniedError as exc:
+            if not self._told_of_pins:
+                _log.warning(
+                    "client.%s may place no directories, it needs mds 'allow rwp' (%s); until then "
+                    "deletes may have to wait for two metadata servers",
+                    self._config.id,
+                    exc,
+                )
+            self._told_of_pins = True
+
+    async def is_domain_root(self, node: Node) -> bool:
+        """Tell whether a directory has a quota: renames don't cross it."""
+        try:
+            raw = await self.getxattr(node, b"ceph.quota")
+        except FSError as exc:
+            if exc.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return False
+            raise
+        return any(int(field.partition(b"=")[2]) for field in raw.split())
+
+    def describe(self) -> dict[str, str | int | bool]:
+        """Say what is in use."""
+        parts = [ffi.new("int *") for _ in range(3)]
+        lib.ceph_version(*parts)
+        return {
+            "kind": self.kind,
+            "conf": self._config.conf,
+            "id": self._config.id,
+            "subdir": self._subdir,
+            "libcephfs": ".".join(str(part[0]) for part in parts),
+            "ranks": self.ranks,
+            "rename_noreplace": self.rename_noreplace,
+        }
+
+    async def close(self) -> None:
+        """Write everything and end the session; cut the connection if that takes too long."""
+        self._gate.shut()
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._abort_later)
+                await self._gate.wait_empty()
+                self._closed = True
+                await trio.to_thread.run_sync(self._stuck.close)
+                lib.ceph_ll_forget(self._mount, _raw(self.root), 1)
+                rc = await trio.to_thread.run_sync(lib.ceph_unmount, self._mount)
+                nursery.cancel_scope.cancel()
+            if rc < 0:
+                _log.error("unmounting: %s", fs_error(-rc))
+            await trio.to_thread.run_sync(lib.ceph_release, self._mount)
+            await trio.to_thread.run_sync(self._locks.close)
+
+    async def _abort_later(self) -> None:
+        await trio.sleep(_CLOSE_S)
+        _log.error("unmounting takes more than %.0f s; the connection is cut", _CLOSE_S)
+        await trio.to_thread.run_sync(lib.ceph_abort_conn, self._mount)
+
+
+def _lost() -> FSError:
+    return FSError(errno.EIO, "what was not synced before the session was shut out is lost")
+
+
+def _check_xattr(name: bytes, cred: Credentials) -> None:
+    """Check what libcephfs doesn't: that root's own attributes are changed by root."""
+    if cred.uid != 0 and name.startswith(_ROOTS_XATTRS):
+        raise DeniedError(errno.EPERM)
+
+
+def _node(node: Node) -> CephNode:
+    return cast(CephNode, node)
+
+
+def _raw(node: Node) -> Any:
+    return cast(CephNode, node).raw
+
+
+def _handle(handle: Handle) -> CephHandle:
+    return cast(CephHandle, handle)
+
+
+def _dir_handle(handle: DirHandle) -> CephDirHandle:
+    return cast(CephDirHandle, handle)
+
+
+def _ino(stx: Any) -> Ino:
+    """Return the number of an inode; one in a snapshot has the snapshot's device mixed in."""
+    if stx.stx_dev in (0, _LIVE_DEVICE):
+        return Ino(stx.stx_ino)
+    return Ino((stx.stx_dev & 0x3FFF) << _SNAPSHOT_BITS | stx.stx_ino)
+
+
+_LIVE_DEVICE = 0xFFFF_FFFF_FFFF_FFFE
+"""`CEPH_NOSNAP`: what stx_dev says of a living inode."""
+
+
+def _attr(stx: Any) -> Attr:
+    mode = stx.stx_mode
+    return Attr(
+        _ino(stx),
+        mode,
+        stx.stx_nlink,
+        stx.stx_uid,
+        stx.stx_gid,
+        stx.stx_rdev,
+        stx.stx_size,
+        stx.stx_blocks,
+        stx.stx_blksize,
+        _ns(stx.stx_atime),
+        _ns(stx.stx_mtime),
+        _ns(stx.stx_ctime),
+    )
+
+
+def _ns(spec: Any) -> int:
+    return int(spec.tv_sec) * _NS + int(spec.tv_nsec)
+
+
+def _wanted(change: AttrChange) -> tuple[Any, int]:
+    """Build the arguments of ceph_ll_setattr."""
+    stx, mask = ffi.new("struct ceph_statx *"), 0
+    if change.mode is not None:
+        stx.stx_mode, mask = stat.S_IMODE(change.mode), mask | lib.CEPH_SETATTR_MODE
+    if change.uid is not None:
+        stx.stx_uid, mask = change.uid, mask | lib.CEPH_SETATTR_UID
+    if change.gid is not None:
+        stx.stx_gid, mask = change.gid, mask | lib.CEPH_SETATTR_GID
+    if change.size is not None:
+        stx.stx_size, mask = change.size, mask | lib.CEPH_SETATTR_SIZE
+    now_ns = time.time_ns()
+    if change.size is not None:  # libcephfs sets it with the size, from here, unasked
+        stx.stx_mtime.tv_sec, stx.stx_mtime.tv_nsec = divmod(now_ns, _NS)
+    atime_ns = now_ns if change.atime_now else change.atime_ns
+    mtime_ns = now_ns if change.mtime_now else change.mtime_ns
+    if atime_ns is not None:
+        stx.stx_atime.tv_sec, stx.stx_atime.tv_nsec = divmod(atime_ns, _NS)
+        mask |= lib.CEPH_SETATTR_ATIME
+    if mtime_ns is not None:
+        stx.stx_mtime.tv_sec, stx.stx_mtime.tv_nsec = divmod(mtime_ns, _NS)
+        mask |= lib.CEPH_SETATTR_MTIME
+    return stx, mask

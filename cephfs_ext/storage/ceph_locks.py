@@ -1,0 +1,137 @@
+"""Locks against every gateway there is, and facts of the cluster, through librados.
+
+A lock is a rados lock on the object `cephfs_ext.lock.<inode, hex>` in the default data pool,
+held for a lease that is renewed: the lock of a dead holder comes free when its lease ends. There
+are as many objects as directories that are locked: some of each trash's own, and those of
+restores.
+
+Everything here blocks; the caller has threads. The key needs `osd 'allow rwx'` on the pool.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+import uuid
+import zlib
+from typing import Any
+
+import rados
+
+from cephfs_ext.core.config import CephConfig
+from cephfs_ext.core.errors import FSError, fs_error
+
+LEASE_S = 10
+RENEW_S = 3.0
+
+_NAME = "gateway"
+_PROBED = "cephfs_ext.lock.probe"
+_ANSWER_S = "15"
+_NAME_OBJECTS = 4096
+_MAY_RENEW = 1
+"""LIBRADOS_LOCK_FLAG_RENEW; the Python binding has no name for it."""
+
+
+class ClusterLocks:
+    """Takes and gives back locks; connects when it is first needed."""
+
+    def __init__(self, config: CephConfig, pool: str) -> None:
+        self._config = config
+        self._pool = pool
+        self._connecting = threading.Lock()
+        self._cluster: Any = None
+        self._ioctx: Any = None
+
+    def _io(self) -> Any:
+        with self._connecting:
+            if self._ioctx is None:
+                options = {
+                    "client_mount_timeout": str(int(self._config.mount_timeout_s)),
+                    "rados_osd_op_timeout": _ANSWER_S,
+                    "rados_mon_op_timeout": _ANSWER_S,
+                }
+                cluster = rados.Rados(
+                    conffile=self._config.conf, rados_id=self._config.id, conf=options
+                )
+                cluster.connect(timeout=int(self._config.mount_timeout_s))
+                self._cluster, self._ioctx = cluster, cluster.open_ioctx(self._pool)
+            return self._ioctx
+
+    def take(self, lock: str, cookie: str) -> bool:
+        """Take a lock, or renew it under the same cookie; False if somebody else holds it.
+
+        Args:
+            lock: from `lock_of_dir` or `lock_of_name`.
+
+        Raises:
+            FSError: the cluster refuses, or doesn't answer.
+        """
+        try:
+            self._io().lock_exclusive(lock, _NAME, cookie, "cephfs-ext", LEASE_S, _MAY_RENEW)
+        except (rados.ObjectBusy, rados.ObjectExists):
+            return False
+        except rados.Error as exc:
+            raise self._failure(exc) from exc
+        return True
+
+    def give_back(self, lock: str, cookie: str) -> None:
+        """Give a lock back; one that is gone already is no error."""
+        try:
+            self._io().unlock(lock, _NAME, cookie)
+        except rados.ObjectNotFound:
+            return
+        except rados.Error as exc:
+            raise self._failure(exc) from exc
+
+    def check(self) -> None:
+        """Check that the key may take locks.
+
+        Raises:
+            DeniedError: it may not; the message says what it needs.
+            FSError: the cluster doesn't answer.
+        """
+        cookie = uuid.uuid4().hex
+        if self.take(_PROBED, cookie):
+            self.give_back(_PROBED, cookie)
+
+    def fs_dump(self) -> dict[str, Any]:
+        """Return what the monitors know of the file systems."""
+        self._io()
+        rc, out, message = self._cluster.mon_command(
+            json.dumps({"prefix": "fs dump", "format": "json"}), b""
+        )
+        if rc != 0:
+            raise fs_error(-rc, message)
+        dump: dict[str, Any] = json.loads(out)
+        return dump
+
+    def _failure(self, exc: Exception) -> FSError:
+        """Say what went wrong; a connection that was shut out is replaced at the next call."""
+        number = abs(getattr(exc, "errno", None) or errno.EIO)
+        if number == errno.ESHUTDOWN:
+            with self._connecting:  # who still uses it keeps it
+                self._ioctx = self._cluster = None
+        if number in (errno.EPERM, errno.EACCES):
+            fix = f"osd 'allow rwx pool={self._pool}'"
+            return fs_error(number, f"client.{self._config.id} may take no locks, it needs {fix}")
+        return fs_error(number, f"the lock service: {exc}")
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._connecting:
+            if self._ioctx is not None:
+                self._ioctx.close()
+                self._cluster.shutdown()
+                self._ioctx = self._cluster = None
+
+
+def lock_of_dir(ino: int) -> str:
+    """Return the object to lock a directory with."""
+    return f"cephfs_ext.lock.{ino:x}"
+
+
+def lock_of_name(parent: int, name: bytes) -> str:
+    """Return the object to lock a name in a directory with; others may share it."""
+    number = zlib.crc32(b"%x/%s" % (parent, name)) % _NAME_OBJECTS
+    return f"cephfs_ext.names.{number:03x}"

@@ -1,0 +1,152 @@
+"""Names that libcephfs takes for being renamed for ever, and how they are freed.
+
+libcephfs 16.2.15 marks the new name of a rename, and lookups of it wait until the rename is over.
+When the rename fails before its request is sent (the old name turned out to be gone), the mark
+stays: every later lookup of the new name through that session hangs, and with it the directory in
+the kernel.
+
+`cx_rename` looks the old name up right before the rename, so that this needs another client to
+remove it within a microsecond. It happens all the same, so every call that looks a name up is
+watched, and what takes far too long is taken for stuck. (Not sooner: under load libcephfs died once
+while calls that were merely slow were being freed.) The next rename onto a name takes the mark off,
+also one that is refused: that of the directory around it into itself. (That of a name onto itself
+would do, but libcephfs takes the name for gone afterwards.) In the root of the mount, all that can
+be dropped is dropped from the cache of the session, the mark with it; a directory that the kernel
+knows stays stuck there.
+
+Source: PR 40787 of ceph and its backport 52505; tests/ceph/test_renames.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from c_ext._libcephfs import ffi, lib
+from cephfs_ext.core.types import Ino
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE_S = 15.0
+"""A call that takes longer is taken for one that hangs; a standby needs less to take over.
+
+Freeing it in vain doubles the patience.
+"""
+
+_LOOK_S = 0.25
+
+_CACHE_SIZE = b"client_cache_size"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Call:
+    parent: Ino
+    name: bytes
+    due_s: float
+    patience_s: float
+
+
+class StuckNames:
+    """Watches the calls of one session, and frees names; has a thread.
+
+    Concurrency: `watched` from any thread.
+    """
+
+    def __init__(self, mount: Any, root: Any, perms: Any, cache_size: int) -> None:
+        self._mount = mount
+        self._root = root
+        self._perms = perms
+        self._cache_size = b"%d" % cache_size
+        self._calls: dict[_Call, None] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stuck names", daemon=True)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def watched(self, parent: Ino, name: bytes) -> Iterator[None]:
+        """Watch a call that looks a name up while the body runs."""
+        call = _Call(parent, name, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
+        self._calls[call] = None
+        try:
+            yield
+        finally:
+            del self._calls[call]
+
+    def close(self) -> None:
+        """End the thread; nothing may be watched any more. Blocks."""
+        self._closing.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(_LOOK_S):
+            try:
+                for call in self._calls.copy():
+                    if time.monotonic() > call.due_s and call in self._calls:
+                        self._free(call)
+                        call.patience_s *= 2
+                        call.due_s = time.monotonic() + call.patience_s
+            except Exception:
+                _log.exception("watching for stuck names goes on")
+
+    def _free(self, call: _Call) -> None:
+        _log.warning("a lookup hangs, or is slow; its name is freed in case it is stuck")
+        out, number = ffi.new("Inode **"), ffi.new("inodeno_t *", {"val": call.parent})
+        if lib.ceph_ll_lookup_inode(self._mount, number[0], out) < 0:
+            return  # the directory is gone
+        try:
+            if not self._move_into_itself(out[0], call.name, call.parent):
+                self._drop_marks()
+        finally:
+            lib.ceph_ll_put(self._mount, out[0])
+
+    def _move_into_itself(self, directory: Any, name: bytes, ino: Ino) -> bool:
+        """Rename a directory to a name in it; False if its own name isn't found, as of our root."""
+        out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+        if lib.ceph_ll_lookup(self._mount, directory, b"..", out, stx, 0, 0, self._perms) < 0:
+            return False
+        try:
+            own_name = self._name_in(out[0], ino)
+            if own_name:
+                place = (out[0], own_name)
+                lib.ceph_ll_rename(self._mount, *place, directory, name, self._perms)
+        finally:
+            lib.ceph_ll_put(self._mount, out[0])
+        return bool(own_name)
+
+    def _name_in(self, directory: Any, ino: Ino) -> bytes:
+        """Return the name of an inode in a directory; nothing if it has none."""
+        stream, entry = ffi.new("struct ceph_dir_result **"), ffi.new("struct dirent *")
+        if lib.ceph_ll_opendir(self._mount, directory, stream, self._perms) < 0:
+            return b""
+        try:
+            while lib.ceph_readdir_r(self._mount, stream[0], entry) > 0:
+                name = bytes(ffi.string(entry.d_name))
+                if entry.d_ino == ino and name not in (b".", b".."):
+                    return name
+            return b""
+        finally:
+            lib.ceph_ll_releasedir(self._mount, stream[0])
+
+    def _drop_marks(self) -> None:
+        """Rename a directory of our own into itself: refused, then the cache is trimmed.
+
+        Once for the marks, and once more for those who were woken before they were gone.
+        """
+        name, out = f".cephfs-ext-{uuid.uuid4().hex}".encode(), ffi.new("Inode **")
+        stx = ffi.new("struct ceph_statx *")
+        rc = lib.ceph_ll_mkdir(self._mount, self._root, name, 0o700, out, stx, 0, 0, self._perms)
+        if rc < 0:
+            _log.error("names can't be freed: error %d", -rc)
+            return
+        lib.ceph_conf_set(self._mount, _CACHE_SIZE, b"1")
+        for _ in range(2):
+            lib.ceph_ll_rename(self._mount, self._root, name, out[0], b"x", self._perms)
+        lib.ceph_conf_set(self._mount, _CACHE_SIZE, self._cache_size)
+        lib.ceph_ll_put(self._mount, out[0])
+        lib.ceph_ll_rmdir(self._mount, self._root, name, self._perms)

@@ -1,0 +1,1 @@
+"""What a file operation means: POSIX and policy, without FUSE."""

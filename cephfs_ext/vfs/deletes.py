@@ -1,0 +1,347 @@
+"""What destroys a name, and what becomes of it: the policy between POSIX and the trash.
+
+Knows nothing of FUSE. All checks that the kernel makes before an unlink are made here again, with
+the caller's credentials, because the rename into the trash acts as the gateway.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from cephfs_ext.core.config import PolicyRule
+from cephfs_ext.core.errors import (
+    CrossDomainError,
+    DeniedError,
+    ExchangedError,
+    FSError,
+    NotFoundError,
+)
+from cephfs_ext.core.permissions import ACL_XATTR, SEARCH, WRITE, permits, sticky_forbids
+from cephfs_ext.core.ports import Found, Meter, Node, Storage
+from cephfs_ext.core.types import Attr, Credentials, Ino
+from cephfs_ext.vfs.marks import Marks
+from cephfs_ext.vfs.nodes import NodeId, NodeTable
+from trashbin.domain import Domain
+from trashbin.domains import Domains
+from trashbin.policy import Candidate, Decision, decide
+from trashbin.put import Deleter, Place, Put
+
+_NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
+
+_ATTEMPTS = 3
+"""How often a delete starts anew because another client changed the name meanwhile."""
+
+_MADE_ANEW_S = (0.0, 0.1, 0.3, 1.0)
+"""Pauses between attempts to delete while another client removes the trash."""
+
+
+class _RacedError(Exception):
+    """Another client changed the name between our look and our step: look again."""
+
+
+class Deletes:
+    """Carries out unlink, rmdir and the replacing kind of rename."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        nodes: NodeTable,
+        domains: Domains,
+        put: Put,
+        marks: Marks,
+        meter: Meter,
+        *,
+        rules: Sequence[PolicyRule],
+        enabled: bool,
+        shadow: bool,
+    ) -> None:
+        self._marks = marks
+        self._rules = rules
+        self._shadow = shadow
+        self._storage = storage
+        self._nodes = nodes
+        self._domains = domains
+        self.put = put
+        self._meter = meter
+        self.enabled = enabled
+
+    async def unlink(self, parent: NodeId, name: bytes, who: Deleter) -> None:
+        """Remove a name that is no directory; what it named is in the trash afterwards.
+
+        Raises:
+            FSError: EISDIR, or what unlink(2) has; nothing has changed.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._unlink_once(parent, name, who)
+                return
+            except _RacedError as exc:
+                if attempt + 1 == _ATTEMPTS:
+                    raise NotFoundError() from exc
+
+    async def _unlink_once(self, parent: NodeId, name: bytes, who: Deleter) -> None:
+        above = self._nodes[parent].node
+        victim = await self._storage.lookup(above, name)
+        try:
+            if victim.attr.is_dir:
+                raise FSError(errno.EISDIR)
+            await self.check_rights(above, victim.attr, who.cred)
+            await self.check_protection(parent)
+            if await self.bypasses(parent, name, victim.attr):
+                await self._storage.unlink(above, name, who.cred)
+                return
+            await self._trash_file(parent, name, victim, who)
+        finally:
+            self._storage.forget(victim.node)
+
+    async def _trash_file(self, parent: NodeId, name: bytes, victim: Found, who: Deleter) -> None:
+        async def step(domain: Domain, at: Place) -> None:
+            hidden = True
+            if victim.attr.nlink > 1:
+                try:
+                    hidden = await self.put.linked_file(domain, at, victim, who)
+                except NotFoundError as exc:
+                    raise _RacedError from exc
+            else:
+                await self.put.file(domain, at, victim, who)
+            if hidden:
+                self._nodes.hide_link(victim.attr.ino)
+
+        await self.in_domain(parent, name, step)
+
+    async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> None:
+        """Remove an empty directory; it is in the trash afterwards.
+
+        Raises:
+            FSError: ENOTDIR, ENOTEMPTY, or what rmdir(2) has; nothing has changed.
+        """
+        above = self._nodes[parent].node
+        victim = await self._storage.lookup(above, name)
+        try:
+            if not victim.attr.is_dir:
+                raise FSError(errno.ENOTDIR)
+            await self.check_rights(above, victim.attr, who.cred)
+            await self.check_protection(parent)
+            if await self.bypasses(parent, name, victim.attr):
+                await self._storage.rmdir(above, name, who.cred)
+            else:
+                await self.in_domain(
+                    parent, name, lambda domain, at: self.put.directory(domain, at, victim, who)
+                )
+                self._nodes.hide_link(victim.attr.ino)
+            self._nodes.gone(parent, name)
+            self._nodes.dead(victim.attr.ino)
+        finally:
+            self._storage.forget(victim.node)
+
+    async def tree(self, parent: NodeId, name: bytes, who: Deleter) -> None:
+        """Move whatever has a name into the trash, with all that is below it, by one rename.
+
+        Raises:
+            FSError: EACCES or EPERM, or ENOENT; nothing has changed.
+        """
+        above = self._nodes[parent].node
+        victim = await self._storage.lookup(above, name)
+        try:
+            if not self.enabled:
+                raise DeniedError(what="the trash is disabled")
+            if not victim.attr.is_dir:
+                await self.unlink(parent, name, who)
+                return
+            await self.check_rights(above, victim.attr, who.cred)
+            await self.check_protection(parent)
+            await self.check_writable(victim, who.cred)
+
+            async def step(domain: Domain, at: Place) -> None:
+                await self.put.tree(domain, at, victim, who)
+
+            await self.in_domain(parent, name, step)
+            self._nodes.hide_link(victim.attr.ino)
+            self._nodes.gone(parent, name)
+        finally:
+            self._storage.forget(victim.node)
+
+    async def check_writable(self, victim: Found, cred: Credentials) -> None:
+        """Check that a directory may be moved: its `..` changes, so rename(2) asks for WRITE on it.
+
+        Raises:
+            DeniedError: EACCES.
+        """
+        acl = await self.acl(victim.node)
+        if not permits(victim.attr, cred, WRITE, acl):
+            raise DeniedError(errno.EACCES)
+
+    async def replace(
+        self,
+        parent: NodeId,
+        name: bytes,
+        victim: Found,
+        who: Deleter,
+        rename: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Carry out a rename that replaces `victim`, which is kept.
+
+        Args:
+            rename: does the rename with the caller's credentials, if the victim is still there.
+
+        Raises:
+            FSError: what `rename` raised, or the trash; nothing has changed.
+        """
+        await self.check_rights(self._nodes[parent].node, victim.attr, who.cred)
+        await self.check_protection(parent)
+        if await self.bypasses(parent, name, victim.attr):
+            await rename()
+            return
+        put = self.put.replaced_dir if victim.attr.is_dir else self.put.replaced_file
+
+        async def step(domain: Domain, at: Place) -> None:
+            if await put(domain, at, victim, who, rename):
+                self._nodes.hide_link(victim.attr.ino)
+
+        await self.in_domain(parent, name, step)
+
+    async def check_rights(self, parent: Node, victim: Attr, cred: Credentials) -> None:
+        """Check that `cred` may remove `victim` from a directory.
+
+        Raises:
+            DeniedError: EACCES for the directory's permissions, EPERM for its sticky bit.
+        """
+        if cred.uid == 0:
+            return
+        attr = await self._storage.getattr(parent)
+        if not permits(attr, cred, WRITE | SEARCH, await self.acl(parent)):
+            raise DeniedError(errno.EACCES)
+        if sticky_forbids(attr, victim, cred):
+            raise DeniedError(errno.EPERM)
+
+    async def acl(self, node: Node) -> bytes:
+        """Read an access control list; nothing if there is none."""
+        try:
+            return await self._storage.getxattr(node, ACL_XATTR)
+        except FSError as exc:
+            if exc.errno not in _NO_ACL:
+                raise
+            return b""
+
+    async def check_protection(self, parent: NodeId) -> None:
+        """Check that nothing above forbids to delete, replace or overwrite what is in `parent`.
+
+        Raises:
+            DeniedError: EPERM; a directory is marked `user.cephfs_ext.protect`.
+        """
+        if await self._marks.protected(parent):
+            raise DeniedError(what="a directory above is protected")
+
+    async def bypasses(self, parent: NodeId, name: bytes, victim: Attr) -> bool:
+        """Tell whether a victim is really removed; if so, the reason is counted."""
+        reason = await self._bypass(parent, name, victim)
+        if reason:
+            self._meter.count("trash_bypasses_total", reason=reason)
+        return bool(reason)
+
+    async def _bypass(self, parent: NodeId, name: bytes, victim: Attr) -> str:
+        if not self.enabled:
+            return "disabled"
+        if not (victim.is_regular or victim.is_symlink or victim.is_dir):
+            return "special"
+        if not (await self.explain(parent, name, victim)).keep:
+            return "policy"
+        return "shadow" if self._shadow else ""
+
+    async def explain(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
+        """Say whether the policy has something kept, and why."""
+        above = self._nodes.path(parent, self._storage.root.ino)
+        thing = Candidate(
+            path=above + b"/" + name if above else name,
+            mode=victim.mode,
+            size_bytes=victim.size,
+            mtime_ns=victim.mtime_ns,
+            owner_uid=victim.uid,
+            mark=await self._marks.trash(parent),
+        )
+        return decide(self._rules, thing, now_ns=time.time_ns())
+
+    async def check_same_domain(self, one: NodeId, other: NodeId) -> None:
+        """Check that a rename may go from one directory to another.
+
+        Raises:
+            CrossDomainError: EXDEV; only one of them is below some quota.
+        """
+        if one != other and await self._quota_of(one) != await self._quota_of(other):
+            raise CrossDomainError()
+
+    async def _quota_of(self, directory: NodeId) -> Ino:
+        """Return where the nearest quota at or above a directory starts, looked up anew."""
+        *chain, root = self._nodes.chain(directory)
+        for node in chain:
+            if await self._storage.is_domain_root(node):
+                return node.ino
+        return root.ino
+
+    async def in_domain(
+        self, parent: NodeId, name: bytes, step: Callable[[Domain, Place], Awaitable[None]]
+    ) -> None:
+        """Carry out `step` in the trash that `parent` belongs to, looked for anew on EXDEV.
+
+        Where another client has removed the trash, or a part of it, it is made anew.
+
+        Raises:
+            FSError: what `step` raised, or the trash; it is counted as a failure of the trash.
+        """
+        chain = self._nodes.chain(parent)
+        for pause_s in _MADE_ANEW_S:
+            try:
+                await self._in_either_domain(chain, parent, name, step)
+            except NotFoundError:
+                if not await self._is_made_anew(chain, parent):
+                    raise
+            else:
+                return
+            await trio.sleep(pause_s)
+        await self._in_either_domain(chain, parent, name, step)
+
+    async def _is_made_anew(self, chain: list[Node], parent: NodeId) -> bool:
+        """Look whether it is the trash that is not there; then it is made anew."""
+        path = self._nodes.path(parent, self._storage.root.ino)
+        try:
+            return await self._domains.renew(await self._domains.of(chain, path))
+        except NotFoundError:
+            return True  # it is being removed at this moment
+
+    async def _in_either_domain(
+        self,
+        chain: list[Node],
+        parent: NodeId,
+        name: bytes,
+        step: Callable[[Domain, Place], Awaitable[None]],
+    ) -> None:
+        try:
+            await self._step(chain, parent, name, step)
+        except CrossDomainError:
+            self._domains.forget(chain)
+            await self._step(chain, parent, name, step)
+
+    async def _step(
+        self,
+        chain: list[Node],
+        parent: NodeId,
+        name: bytes,
+        step: Callable[[Domain, Place], Awaitable[None]],
+    ) -> None:
+        path = self._nodes.path(parent, self._storage.root.ino)
+        domain = await self._domains.of(chain, path)
+        rank = await self._storage.rank_of(path)
+        directory = self._nodes.path(parent, domain.root.ino)
+        place = Place(chain[0], name, directory + b"/" + name if directory else name, rank)
+        try:
+            await step(domain, place)
+        except FSError as exc:
+            gone = exc.errno in (errno.ENOENT, errno.ENOTEMPTY)
+            if not gone and not isinstance(exc, ExchangedError):
+                label = errno.errorcode.get(exc.errno, "other")
+                self._meter.count("trash_failures_total", errno=label)
+            raise

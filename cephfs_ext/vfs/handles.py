@@ -1,0 +1,251 @@
+"""Open files and directories, by the number that the kernel knows them under.
+
+Concurrency: `DirStream` belongs to one open directory; the kernel serialises reads of one. Nothing
+of `HandleTable` has a checkpoint, and of `OpenFiles` what is asynchronous.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Generic, NewType, TypeVar
+
+import trio
+
+from cephfs_ext.core.errors import FSError
+from cephfs_ext.core.limits import READDIR_PAGE
+from cephfs_ext.core.ports import DirHandle, Handle, Listed, Storage
+from cephfs_ext.vfs.nodes import NodeId
+from cephfs_ext.vfs.requests import Stamp
+
+_AHEAD_S = 0.1
+"""How long entries are kept for the next reply, which comes at once unless a program dawdles."""
+
+_SETTLE_S = 1.0
+"""How long a file that is being closed is waited for."""
+
+FileHandle = NewType("FileHandle", int)
+
+T = TypeVar("T")
+
+
+class HandleTable(Generic[T]):
+    """Numbers for open things."""
+
+    def __init__(self) -> None:
+        self._next = itertools.count(1)
+        self._open: dict[FileHandle, T] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, thing: T) -> FileHandle:
+        """Give a thing a number."""
+        fh = FileHandle(next(self._next))
+        self._open[fh] = thing
+        return fh
+
+    def __getitem__(self, fh: FileHandle) -> T:
+        """Return the thing of a number.
+
+        Raises:
+            FSError: EBADF; there is none.
+        """
+        thing = self._open.get(fh)
+        if thing is None:
+            raise FSError(errno.EBADF)
+        return thing
+
+    def pop(self, fh: FileHandle) -> T:
+        """Take a number back.
+
+        Raises:
+            FSError: EBADF; there is none.
+        """
+        thing = self[fh]
+        del self._open[fh]
+        return thing
+
+    def drain(self) -> list[T]:
+        """Take all numbers back."""
+        things = list(self._open.values())
+        self._open.clear()
+        return things
+
+
+@dataclasses.dataclass(slots=True)
+class OpenFile:
+    """An open regular file."""
+
+    node_id: NodeId
+    handle: Handle
+    former: list[tuple[Stamp, Handle]] = dataclasses.field(default_factory=list)
+    """Handles of inodes that the file led to before, which requests may still be using."""
+
+
+class OpenFiles:
+    """The open regular files, also counted by inode.
+
+    A file counts from before its handle is opened until after it has been closed.
+    """
+
+    def __init__(self) -> None:
+        self._table: HandleTable[OpenFile] = HandleTable()
+        self._counts: Counter[NodeId] = Counter()
+        self._closing: Counter[NodeId] = Counter()
+        self._closed = trio.Event()
+        """Set, and replaced, whenever a file has been closed."""
+        self._alone: dict[NodeId, trio.Event] = {}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, fh: FileHandle) -> OpenFile:
+        return self._table[fh]
+
+    def add(self, node_id: NodeId, handle: Handle) -> FileHandle:
+        """Note an open file."""
+        self._counts[node_id] += 1
+        return self._table.add(OpenFile(node_id, handle))
+
+    @contextlib.asynccontextmanager
+    async def opening(self, node_id: NodeId) -> AsyncIterator[None]:
+        """Count an inode as open in the body, which opens it; wait for one that wants it alone."""
+        while node_id in self._alone:
+            await self._alone[node_id].wait()
+        self._counts[node_id] += 1
+        try:
+            yield
+        finally:
+            self._uncount(self._counts, node_id)
+
+    @contextlib.asynccontextmanager
+    async def alone(self, node_id: NodeId, *, but: int) -> AsyncIterator[bool]:
+        """Keep an inode from being opened in the body.
+
+        Yields:
+            True if it is open at most `but` times; what is about to be closed is waited for.
+        """
+        while node_id in self._alone:
+            await self._alone[node_id].wait()
+        self._alone[node_id] = trio.Event()
+        try:
+            with trio.move_on_after(_SETTLE_S):
+                while self._closing[node_id]:
+                    await self._closed.wait()
+            yield self._counts[node_id] <= but
+        finally:
+            self._alone.pop(node_id).set()
+
+    @contextlib.contextmanager
+    def closing(self, fh: FileHandle) -> Iterator[OpenFile]:
+        """Take an open file back; its handle is closed in the body."""
+        file = self._table.pop(fh)
+        self._closing[file.node_id] += 1
+        try:
+            yield file
+        finally:
+            self._uncount(self._closing, file.node_id)
+            self._uncount(self._counts, file.node_id)
+            self._closed.set()
+            self._closed = trio.Event()
+
+    @staticmethod
+    def _uncount(counter: Counter[NodeId], node_id: NodeId) -> None:
+        counter[node_id] -= 1
+        if counter[node_id] <= 0:
+            del counter[node_id]
+
+    def drain(self) -> list[OpenFile]:
+        """Take all open files back."""
+        self._counts.clear()
+        return self._table.drain()
+
+
+class DirStream:
+    """An open directory, with the part of a page that didn't fit into the last reply.
+
+    What the kernel is told of an entry it takes for true, sizes among them, which decide where an
+    append goes. So nothing is kept of a page that was read before the last change.
+    """
+
+    def __init__(self, storage: Storage, node_id: NodeId, handle: DirHandle | None) -> None:
+        self.node_id = node_id
+        self.handle = handle
+        """None for a directory without entries of its own."""
+        self.names_changed = False
+        """True once a name in it was changed: what libcephfs has read before may have gone."""
+        self._storage = storage
+        self._ahead: Sequence[Listed] = ()
+        self._ahead_cookie = 0
+        self._is_ahead_true = True
+        self._read_s = 0.0
+
+    async def page(self, cookie: int) -> Sequence[Listed]:
+        """Return entries after `cookie`, with references that the caller gives back or keeps.
+
+        What the caller doesn't use it hands to `put_back`.
+        """
+        ahead, self._ahead = self._ahead, ()
+        if ahead and cookie == self._ahead_cookie and time.monotonic() - self._read_s < _AHEAD_S:
+            return ahead
+        self._forget(ahead)
+        if self.handle is None:
+            return ()
+        self._is_ahead_true = True
+        self._read_s = time.monotonic()
+        return await self._storage.readdir(self.handle, cookie, limit=READDIR_PAGE, plus=True)
+
+    def put_back(self, cookie: int, rest: Sequence[Listed]) -> None:
+        """Keep the entries after `cookie` that didn't fit, for the next call."""
+        if self._is_ahead_true:
+            self._ahead, self._ahead_cookie = rest, cookie
+        else:
+            self._forget(rest)
+
+    def changed(self) -> None:
+        """Something in the directory was changed: forget what was read before."""
+        self._is_ahead_true = False
+        ahead, self._ahead = self._ahead, ()
+        self._forget(ahead)
+
+    def _forget(self, entries: Sequence[Listed]) -> None:
+        for entry in entries:
+            if entry.found is not None:
+                self._storage.forget(entry.found.node)
+
+    async def close(self) -> None:
+        """Close the directory."""
+        self._forget(self._ahead)
+        self._ahead = ()
+        if self.handle is not None:
+            await self._storage.releasedir(self.handle)
+
+
+class DirStreams:
+    """The directories that are being listed, by id."""
+
+    def __init__(self) -> None:
+        self._open: dict[NodeId, set[DirStream]] = {}
+
+    def add(self, stream: DirStream) -> None:
+        """Note a directory that was opened."""
+        self._open.setdefault(stream.node_id, set()).add(stream)
+
+    def discard(self, stream: DirStream) -> None:
+        """Note that it was closed."""
+        same = self._open.get(stream.node_id, set())
+        same.discard(stream)
+        if not same:
+            self._open.pop(stream.node_id, None)
+
+    def changed(self, directory: NodeId, *, names: bool) -> None:
+        """Tell all listings of a directory that something in it was changed."""
+        for stream in self._open.get(directory, ()):
+            stream.changed()
+            stream.names_changed |= names

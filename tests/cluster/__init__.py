@@ -1,0 +1,1 @@
+"""A Ceph cluster of one node, for tests, benchmarks and trying things out."""

@@ -1,0 +1,52 @@
+"""Fixtures that all tests share. What a test needs and doesn't find fails it; nothing skips."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.ceph import CephCluster
+from tests.gateway import Gateway, ceph_gateway, posix_gateway
+
+STORAGES = ("posix", "ceph")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[CephCluster]:
+    """Return the cluster; one that isn't running is started, and stopped again."""
+    cluster = CephCluster()
+    running = cluster.running()
+    cluster.up()
+    yield cluster
+    if not running:
+        cluster.down()
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Return a short directory of its own: sockets are in it."""
+    with tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(params=STORAGES)
+def unmounted(request: pytest.FixtureRequest, base: Path) -> Iterator[Gateway]:
+    """Return a gateway that isn't mounted yet, on each storage."""
+    if request.param == "ceph":
+        gateway = ceph_gateway(request.getfixturevalue("cluster"), base)
+    else:
+        gateway = posix_gateway(base)
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture
+def gateway(unmounted: Gateway) -> Iterator[Gateway]:
+    """Return a mounted gateway, on each storage."""
+    with unmounted.mounted():
+        yield unmounted

@@ -1,0 +1,1 @@
+"""What every storage promises, checked on each of them through the port, without FUSE."""

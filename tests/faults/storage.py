@@ -1,0 +1,80 @@
+"""The trash as it lies on the storage, seen and changed beside the gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.cluster.ceph import CephCluster
+from tests.gateway import file_system
+
+_OLD_HOUR = "2020-02-03T"
+_REMOVAL_S = 90.0
+
+
+class Back:
+    """The back door; `of` chooses the one that fits."""
+
+    def __init__(self, trash: str) -> None:
+        self._trash = trash
+
+    @staticmethod
+    @contextlib.contextmanager
+    def of(source: str, cluster: CephCluster | None) -> Iterator[Back]:
+        """Return the back door to the trash of a served directory."""
+        path = source.partition(":")[2] + "/.trashbin"
+        if cluster is None:
+            yield Back(path)
+            return
+        with file_system(cluster) as fs:
+            yield _CephBack(path, fs)
+
+    def _names(self, path: str) -> list[str]:
+        return os.listdir(f"{self._trash}/{path}")
+
+    def _rename(self, old: str, new: str) -> None:
+        os.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")
+
+    def _homes(self) -> list[str]:
+        """Return what has hours: the shards, and the tombstones."""
+        return [name for name in self._names("") if name.startswith("r0.") or name == "tombs"]
+
+    def age_trash(self) -> None:
+        """Make everything in the trash old; no gateway may be running."""
+        for home in self._homes():
+            hours = [hour for hour in self._names(home) if hour.startswith("2")]
+            for number, hour in enumerate(hours):
+                self._rename(f"{home}/{hour}", f"{home}/{_OLD_HOUR}{number:02}")
+
+    def wait_for_removals(self) -> None:
+        """Wait until everything old is gone, and all that had been claimed."""
+        until = time.monotonic() + _REMOVAL_S
+        while left := self._left():
+            assert time.monotonic() < until, left
+            time.sleep(0.2)
+
+    def _left(self) -> list[str]:
+        hours = [hour for home in self._homes() for hour in self._names(home)]
+        old = [hour for hour in hours if hour.startswith(_OLD_HOUR)]
+        return old + self._names("purging")
+
+
+class _CephBack(Back):
+    def __init__(self, trash: str, fs: Any) -> None:
+        super().__init__(trash)
+        self._fs = fs
+
+    def _names(self, path: str) -> list[str]:
+        with self._fs.opendir(f"{self._trash}/{path}") as stream:
+            entries = iter(stream.readdir, None)
+            return [e.d_name.decode() for e in entries if e.d_name not in (b".", b"..")]
+
+    def _homes(self) -> list[str]:
+        names = self._names("")
+        return [name for name in names if (name[0] == "r" and "." in name) or name == "tombs"]
+
+    def _rename(self, old: str, new: str) -> None:
+        self._fs.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")

@@ -1,0 +1,197 @@
+"""The control server over real sockets, with a service that only remembers and answers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from cephfs_ext.control.server import ControlServer
+from cephfs_ext.control.service import (
+    Caller,
+    Check,
+    PurgeReport,
+    PurgeRequest,
+    RestoredItem,
+    RestoreReport,
+    RestoreRequest,
+    Status,
+    Text,
+    TrashDetail,
+    TrashItem,
+    TrashListing,
+    TrashQuery,
+)
+
+METRICS = b"# HELP cephfs_ext_nodes Inodes.\ncephfs_ext_nodes 1.0\n"
+
+
+def item(entry_id: str = "18eaf1b2aec46709.a7f8", path: str | None = "home/report") -> TrashItem:
+    """Return one tree as a daemon lists it."""
+    return TrashItem(
+        id=entry_id,
+        path=path,
+        kind="file",
+        deleted_at="2026-11-24T09:39:11Z",
+        deleted_ns=1_795_513_151_000_000_000,
+        deleter_uid=1000,
+        owner_uid=1000,
+        entries=1,
+        size_bytes=2048,
+        expires_at="2026-12-01T09:39:11Z",
+        pid=42,
+        command="rm",
+    )
+
+
+def restored(outcome: str, message: str = "") -> RestoredItem:
+    """Return what became of one restore."""
+    return RestoredItem(
+        id=None, asked="home/report", target="home/report", outcome=outcome, message=message
+    )
+
+
+class FakeService:
+    """Implements `cephfs_ext.control.service.Service`; every call is kept in `calls`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Caller, object]] = []
+        self.failure: Exception | None = None
+        self.checks = [Check("storage", ok=True)]
+        self.items = [item()]
+        self.more = 0
+        self.outcomes = [restored("restored")]
+        self.not_found: list[str] = []
+        self.failures = 0
+        self.stopped = False
+
+    def _called(self, name: str, caller: Caller, argument: object) -> None:
+        self.calls.append((name, caller, argument))
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def last(self) -> tuple[str, Caller, object]:
+        """The newest call."""
+        return self.calls[-1]
+
+    async def live(self) -> list[Check]:
+        return [Check("loop", ok=True)]
+
+    async def ready(self) -> list[Check]:
+        return self.checks
+
+    async def status(self) -> Status:
+        if self.failure is not None:
+            raise self.failure
+        return Status(
+            version="0.1.0",
+            source="posix:/data",
+            mountpoint="/mnt/data",
+            pid=42,
+            instance="a7f8",
+            uptime_s=12.0,
+            read_only=False,
+            trash_enabled=True,
+            retention_s=604800.0,
+            storage={"kind": "posix"},
+            background_storage={"kind": "posix"},
+            nodes=3,
+            handles=1,
+        )
+
+    def metrics(self) -> tuple[bytes, str]:
+        return METRICS, "text/plain; version=0.0.4; charset=utf-8"
+
+    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
+        self._called("list", caller, query)
+        return TrashListing(items=self.items, damaged=[], more=self.more)
+
+    async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
+        self._called("show", caller, entry_id)
+        return TrashDetail(item=item(entry_id), mode=0o100640, children=[Text("a/b")], more=2)
+
+    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+        self._called("restore", caller, request)
+        return RestoreReport(items=self.outcomes)
+
+    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+        self._called("purge", caller, request)
+        done = not request.dry_run
+        return PurgeReport(
+            dry_run=request.dry_run,
+            trees=self.items,
+            not_found=self.not_found,
+            files=len(self.items) * done,
+            dirs=0,
+            failures=self.failures * done,
+        )
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class _Running:
+    """A trio loop in a thread of its own."""
+
+    def __init__(self, server: ControlServer) -> None:
+        self._server = server
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._failure: BaseException | None = None
+        self._token: trio.lowlevel.TrioToken
+        self._scope: trio.CancelScope
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as exc:
+            self._failure = exc
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            await nursery.start(self._server.run)
+            self._started.set()
+
+    def start(self) -> None:
+        """Return when the sockets answer; raise what the start raised."""
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, end_s: float) -> None:
+        """End the server; fail if that takes longer."""
+        self._token.run_sync_soon(self._scope.cancel)
+        self._thread.join(end_s)
+        assert not self._thread.is_alive(), "the server doesn't end"
+        if self._failure is not None:
+            raise self._failure
+
+
+@contextlib.contextmanager
+def serving(
+    service: FakeService,
+    directory: Path,
+    *,
+    metrics_listen: str = "",
+    patience_s: float = 5.0,
+    end_s: float = 20.0,
+) -> Iterator[None]:
+    """Serve while the body runs."""
+    server = ControlServer(
+        service, str(directory), metrics_listen=metrics_listen, patience_s=patience_s
+    )
+    running = _Running(server)
+    running.start()
+    try:
+        yield
+    finally:
+        running.stop(end_s)

@@ -1,0 +1,328 @@
+"""`status` and `trash …` against a service that remembers: what is asked, printed, returned."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from cephfs_ext.cli.main import cli, run
+from cephfs_ext.control.service import PurgeRequest, RestoreRequest, TrashQuery
+from cephfs_ext.core.errors import DeniedError, ExitCode, NotFoundError
+from tests.unit.fake_gateway import FakeService, item, restored, serving
+
+ID = "18eaf1b2aec46709.a7f8"
+
+
+class Done(NamedTuple):
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        assert document["schema_version"] == 1
+        return document
+
+
+Call = Callable[..., Done]
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def call(
+    service: FakeService,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Call]:
+    monkeypatch.setenv("CEPHFS_EXT_SOCKET", str(base / "control.sock"))
+
+    def call(*words: str) -> Done:
+        code = run(cli, words, "cephfs-ext")
+        return Done(code, *capsys.readouterr())
+
+    with serving(service, base):
+        yield call
+        gc.collect()
+
+
+def inside(path: Path) -> str:
+    """Return a path as it goes over the wire: relative to what it is mounted on, base64."""
+    mountpoint = path
+    while not os.path.ismount(mountpoint):
+        mountpoint = mountpoint.parent
+    return base64.b64encode(os.fsencode(path.relative_to(mountpoint))).decode()
+
+
+def test_status(call: Call) -> None:
+    done = call("status")
+    assert done.code == ExitCode.OK
+    lines = dict(line.split(None, 1) for line in done.out.splitlines())
+    assert lines["serves"] == "posix:/data at /mnt/data"
+    assert lines["trash"] == "kept 7 days"
+    assert call("status", "--json").json["pid"] == 42
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpcore leaves it open
+def test_nobody_answers(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEPHFS_EXT_SOCKET", "/nowhere/control.sock")
+    done = call("status")
+    assert done.code == ExitCode.TEMPORARY
+    assert done.err.startswith("cephfs-ext: error: the gateway at /nowhere/control.sock doesn't")
+    assert done.err.count("\n") == 1
+
+
+class TestList:
+    def test_plain(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "ls")
+        assert done.code == ExitCode.OK
+        cells = done.out.rstrip("\n").split("\t")
+        assert cells[0] == ID
+        assert cells[2:] == ["1000", "file", "1", "2.0 KiB", "home/report"]
+        assert service.last[2] == TrashQuery()
+
+    def test_time_is_local(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TZ", "Asia/Shanghai")
+        time.tzset()
+        try:
+            assert call("trash", "ls").out.split("\t")[1] == "2026-11-24 17:39:11"
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
+    def test_json(self, call: Call) -> None:
+        listed = call("trash", "ls", "--json").json["items"][0]
+        assert listed == msgspec.to_builtins(item())
+        assert listed["deleted_at"] == "2026-11-24T09:39:11Z"
+        assert listed["size_bytes"] == 2048
+
+    def test_filters(self, call: Call, service: FakeService, tmp_path: Path) -> None:
+        gone = tmp_path / "gone" / "deeper"
+        before = time.time_ns()
+        call("trash", "ls", str(gone), "--since", "2d", "--deleted-by", "7", "--match", "*.py")
+        query = service.last[2]
+        assert isinstance(query, TrashQuery)
+        assert query.below == inside(gone)
+        assert (query.deleter_uid, query.glob, query.limit) == (7, "*.py", None)
+        assert query.since_ns is not None
+        assert abs(before - query.since_ns - 2 * 86400 * 10**9) < 60 * 10**9
+
+    def test_limit_says_how_many_more(self, call: Call, service: FakeService) -> None:
+        service.more = 5
+        done = call("trash", "ls", "--limit", "1")
+        assert done.err == "5 more\n"
+        assert service.last[2] == TrashQuery(limit=1)
+
+    def test_unknown_figures_and_place(self, call: Call, service: FakeService) -> None:
+        service.items = [msgspec.structs.replace(item(path=None), entries=None, size_bytes=None)]
+        cells = call("trash", "ls").out.rstrip("\n").split("\t")
+        assert cells[4:] == ["?", "?", "(unknown place)"]
+
+    def test_empty(self, call: Call, service: FakeService) -> None:
+        service.items = []
+        assert call("trash", "ls") == Done(ExitCode.OK, "", "")
+
+    def test_since_that_is_none(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "ls", "--since", "yesterday")
+        assert done.code == ExitCode.USAGE
+        assert "write 90s, 30m, 12h or 7d" in done.err
+        assert service.calls == []
+
+    @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\rb", "a\x1b]0;b\x07", "a\x9bb"])
+    def test_name_with_control_characters(
+        self, call: Call, service: FakeService, name: str
+    ) -> None:
+        service.items = [item(path=name)]
+        out = call("trash", "ls").out
+        assert out.count("\n") == 1
+        assert out.count("\t") == 6
+        assert all(char.isprintable() or char in "\n\t" for char in out)
+
+
+class TestShow:
+    def test_plain(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "show", ID)
+        assert done.code == ExitCode.OK
+        lines = done.out.splitlines()
+        assert f"id        {ID}" in lines
+        assert "mode      0640" in lines
+        assert lines[-2:] == ["  a/b", "  … and 2 more"]
+        assert service.last[2] == ID
+
+    def test_json(self, call: Call) -> None:
+        assert call("trash", "show", ID, "--json").json["children"] == [{"text": "a/b"}]
+
+    def test_not_found(self, call: Call, service: FakeService) -> None:
+        service.failure = NotFoundError(what="no such entry")
+        assert call("trash", "show", ID) == Done(3, "", "cephfs-ext: error: no such entry\n")
+
+
+class TestRestore:
+    def test_ids_and_paths(self, call: Call, service: FakeService, tmp_path: Path) -> None:
+        done = call("trash", "restore", ID, str(tmp_path / "gone"), "--on-conflict", "skip", "-n")
+        assert done == Done(ExitCode.OK, "restored: home/report\n", "")
+        assert service.last[2] == RestoreRequest(
+            ids=[ID], paths=[inside(tmp_path / "gone")], on_conflict="skip", dry_run=True
+        )
+
+    def test_last(self, call: Call, service: FakeService) -> None:
+        call("trash", "restore", "--last")
+        assert service.last[2] == RestoreRequest(last=True)
+
+    def test_filters(self, call: Call, service: FakeService, tmp_path: Path) -> None:
+        filters = ("--below", str(tmp_path), "--deleted-by", "1000", "--match", "*.py")
+        call("trash", "restore", *filters, "--limit", "5", "--dry-run")
+        query = TrashQuery(below=inside(tmp_path), deleter_uid=1000, glob="*.py", limit=5)
+        assert service.last[2] == RestoreRequest(query=query, dry_run=True)
+
+    def test_filters_beside_a_name(self, call: Call) -> None:
+        assert call("trash", "restore", "--since", "1h", ID).code == ExitCode.USAGE
+
+    def test_limit_alone_chooses_nothing(self, call: Call) -> None:
+        assert call("trash", "restore", "--limit", "5").code == ExitCode.USAGE
+
+    def test_path_is_relative_to_here(
+        self, call: Call, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        call("trash", "restore", "gone/./deeper/../file")
+        request = service.last[2]
+        assert isinstance(request, RestoreRequest)
+        assert request.paths == [inside(tmp_path / "gone" / "file")]
+
+    def test_name_that_is_not_utf8(self, call: Call, service: FakeService, tmp_path: Path) -> None:
+        call("trash", "restore", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+        request = service.last[2]
+        assert isinstance(request, RestoreRequest)
+        assert base64.b64decode(request.paths[0]).endswith(b"/\xff")
+
+    def test_to(self, call: Call, service: FakeService, tmp_path: Path) -> None:
+        call("trash", "restore", ID, "--to", str(tmp_path))
+        assert service.last[2] == RestoreRequest(ids=[ID], to=inside(tmp_path))
+
+    def test_to_a_place_that_is_not_there(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "restore", ID, "--to", "/nowhere")
+        assert done.code == ExitCode.NOT_FOUND
+        assert "create it first" in done.err
+        assert service.calls == []
+
+    def test_nothing_named(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "restore")
+        assert done.code == ExitCode.USAGE
+        assert "--last" in done.err
+        assert service.calls == []
+
+    @pytest.mark.parametrize(
+        ("outcomes", "code"),
+        [
+            (["restored"], ExitCode.OK),
+            (["would_restore"], ExitCode.OK),
+            (["skipped"], ExitCode.OK),
+            (["conflict"], ExitCode.CONFLICT),
+            (["conflict", "conflict"], ExitCode.CONFLICT),
+            (["denied"], ExitCode.DENIED),
+            (["not_found"], ExitCode.NOT_FOUND),
+            (["restored", "conflict"], ExitCode.PARTIAL),
+            (["failed", "restored"], ExitCode.PARTIAL),
+            (["partly_restored"], ExitCode.PARTIAL),
+            (["failed"], ExitCode.OTHER),
+            (["of a newer gateway"], ExitCode.OTHER),
+        ],
+    )
+    def test_exit_codes(
+        self, call: Call, service: FakeService, outcomes: list[str], code: int
+    ) -> None:
+        service.outcomes = [restored(outcome, "why") for outcome in outcomes]
+        done = call("trash", "restore", ID)
+        assert done.code == code
+        assert (done.out + done.err).count(": why\n") == len(outcomes)
+        assert call("trash", "restore", ID, "--json").code == code
+
+    @pytest.mark.parametrize("outcomes", [["conflict", "denied"], ["failed"]])
+    def test_nothing_done_is_not_partly_done(
+        self, call: Call, service: FakeService, outcomes: list[str]
+    ) -> None:
+        service.outcomes = [restored(outcome) for outcome in outcomes]
+        assert call("trash", "restore", ID).code != ExitCode.PARTIAL
+
+    def test_what_failed_is_on_standard_error(self, call: Call, service: FakeService) -> None:
+        service.outcomes = [restored("restored"), restored("conflict", "it exists")]
+        done = call("trash", "restore", ID)
+        assert done.out == "restored: home/report\n"
+        assert done.err == "conflict: home/report: it exists\n"
+
+    def test_denied(self, call: Call, service: FakeService) -> None:
+        service.failure = DeniedError(what="not yours")
+        assert call("trash", "restore", ID) == Done(7, "", "cephfs-ext: error: not yours\n")
+
+    def test_unknown_policy(self, call: Call) -> None:
+        assert call("trash", "restore", ID, "--on-conflict", "merge").code == ExitCode.USAGE
+
+
+class TestPurge:
+    def test_plan_then_exactly_that(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "purge", "--older-than", "1d", "--yes")
+        assert done == Done(ExitCode.OK, "removed 1: 1 files, 0 directories\n", "")
+        assert [argument for _, _, argument in service.calls] == [
+            PurgeRequest(older_than_s=86400.0, dry_run=True),
+            PurgeRequest(ids=[ID]),
+        ]
+
+    def test_without_a_terminal_names_yes(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "purge", "--all")
+        assert done.code == ExitCode.USAGE
+        assert "add --yes" in done.err
+        assert [argument for _, _, argument in service.calls] == [
+            PurgeRequest(all=True, dry_run=True)
+        ]
+
+    def test_dry_run(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "purge", ID, "--dry-run")
+        assert done.code == ExitCode.OK
+        assert done.out.endswith("would remove 1\n")
+        assert len(service.calls) == 1
+
+    def test_json(self, call: Call) -> None:
+        document = call("trash", "purge", ID, "--yes", "--json").json
+        assert (document["dry_run"], document["files"]) == (False, 1)
+
+    def test_nothing_named(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "purge", "--yes")
+        assert done.code == ExitCode.USAGE
+        assert service.calls == []
+
+    def test_nothing_found(self, call: Call, service: FakeService) -> None:
+        service.items, service.not_found = [], [ID]
+        done = call("trash", "purge", ID, "--yes")
+        assert done.code == ExitCode.NOT_FOUND
+        assert f"no entry {ID}" in done.err
+
+    def test_partly_found(self, call: Call, service: FakeService) -> None:
+        service.not_found = ["0000000000000000.0000"]
+        assert call("trash", "purge", ID, "0000000000000000.0000", "--yes").code == ExitCode.PARTIAL
+
+    def test_partly_failed(self, call: Call, service: FakeService) -> None:
+        service.failures = 2
+        done = call("trash", "purge", ID, "--yes")
+        assert done.code == ExitCode.PARTIAL
+        assert "2 could not be removed" in done.out
+
+    def test_nothing_to_do_was_no_dry_run(self, call: Call, service: FakeService) -> None:
+        service.items = []
+        assert call("trash", "purge", "--all", "--yes", "--json").json["dry_run"] is False

@@ -1,0 +1,170 @@
+"""What another client does between two steps of a put; docs/concurrency.md tells the story."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from cephfs_ext.core.clock import MonotonicNs
+from cephfs_ext.core.errors import NotEmptyError
+from cephfs_ext.core.types import GATEWAY
+from cephfs_ext.storage.posix import PosixStorage
+from trashbin.domain import Domain
+from trashbin.domains import Domains
+from trashbin.put import Deleter, Place, Put
+
+_WHO = Deleter(GATEWAY, 0, "")
+
+
+class _Nothing:
+    """Journal and meter of no interest."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+class Scene:
+    """A directory with a trash, and one put with a moment in which somebody else acts."""
+
+    def __init__(self, top: Path, storage: PosixStorage, domain: Domain) -> None:
+        self.top = top
+        self.storage = storage
+        self.domain = domain
+        nothing: Any = _Nothing()
+        self.put = Put(storage, nothing, nothing, instance="0001", clock=MonotonicNs())
+
+    def before(self, call: str, name: bytes, act: Callable[[], object]) -> None:
+        """Have `act` happen before the storage carries out `call` on a name, once."""
+        original = getattr(self.storage, call)
+
+        async def acted(parent: Any, leaf: bytes, *rest: Any, **options: Any) -> Any:
+            if leaf == name:
+                setattr(self.storage, call, original)
+                act()
+            return await original(parent, leaf, *rest, **options)
+
+        setattr(self.storage, call, acted)
+
+    async def delete(self, name: bytes, *, how: str = "linked_file") -> None:
+        victim = await self.storage.lookup(self.storage.root, name)
+        place = Place(self.storage.root, name, name)
+        await getattr(self.put, how)(self.domain, place, victim, _WHO)
+
+    def contents(self) -> list[str]:
+        """Return what all files hold, wherever they are, each inode once."""
+        files = (path for path in self.top.rglob("*") if path.is_file() and not path.is_symlink())
+        inodes = {path.stat().st_ino: path for path in files if path.name != "format.json"}
+        return sorted(path.read_text() for path in inodes.values())
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+    def played(script: Callable[[Scene], Awaitable[None]]) -> None:
+        async def main() -> None:
+            storage = await PosixStorage.connect(str(tmp_path))
+            domains = Domains(storage, owner_uid=os.geteuid(), shards_per_rank=2)
+            await script(Scene(tmp_path, storage, await domains.root()))
+            domains.close()
+            await storage.close()
+
+        trio.run(main)
+
+    return played
+
+
+Play = Callable[[Callable[[Scene], Awaitable[None]]], None]
+
+
+@pytest.mark.parametrize("step", ["rename", "unlink"])
+def test_file_that_takes_the_name_of_a_hard_link_is_kept(
+    play: Play, tmp_path: Path, step: str
+) -> None:
+    """[link-3]: whoever is faster, no content is gone."""
+
+    async def script(scene: Scene) -> None:
+        (tmp_path / "one").write_text("old")
+        (tmp_path / "two").hardlink_to(tmp_path / "one")
+        (tmp_path / "new").write_text("new")
+        scene.before(step, b"one", lambda: (tmp_path / "new").rename(tmp_path / "one"))
+        await scene.delete(b"one")
+        assert scene.contents() == ["new", "old"]
+        assert not (tmp_path / "one").exists()
+
+    play(script)
+
+
+def test_last_two_names_deleted_at_the_same_time(play: Play, tmp_path: Path) -> None:
+    """[link-3]: one is a tombstone, the other has the content."""
+
+    async def script(scene: Scene) -> None:
+        (tmp_path / "one").write_text("content")
+        (tmp_path / "two").hardlink_to(tmp_path / "one")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.delete, b"one")
+            nursery.start_soon(scene.delete, b"two")
+        assert scene.contents() == ["content"]
+        assert len(list((tmp_path / ".trashbin/tombs").glob("*/*"))) == 1
+
+    play(script)
+
+
+def test_locks_do_not_depend_on_settings(tmp_path: Path) -> None:
+    """[link-3]: gateways with other numbers of shards exclude each other."""
+
+    async def main() -> None:
+        chosen = []
+        for shards in (1, 4, 7):
+            storage = await PosixStorage.connect(str(tmp_path))
+            domains = Domains(storage, owner_uid=os.geteuid(), shards_per_rank=shards)
+            domain = await domains.root()
+            chosen.append([domain.lock_of(storage.root.ino + number).ino for number in range(50)])  # type: ignore[arg-type]
+            domains.close()
+            await storage.close()
+        assert chosen[0] == chosen[1] == chosen[2]
+        assert len(set(chosen[0])) > 1
+
+    trio.run(main)
+
+
+def test_directory_that_somebody_fills_is_given_back(play: Play, tmp_path: Path) -> None:
+    """[rmdir-2]."""
+
+    async def script(scene: Scene) -> None:
+        (tmp_path / "directory").mkdir()
+        scene.before("rename", b"directory", (tmp_path / "directory/file").touch)
+        with pytest.raises(NotEmptyError):
+            await scene.delete(b"directory", how="directory")
+        assert (tmp_path / "directory/file").exists()
+
+    play(script)
+
+
+def test_directory_whose_name_is_taken_meanwhile_stays_in_the_trash(
+    play: Play, tmp_path: Path
+) -> None:
+    """[rmdir-2]: whole, whatever has its name now."""
+
+    async def script(scene: Scene) -> None:
+        (tmp_path / "directory").mkdir()
+        scene.before("rename", b"directory", (tmp_path / "directory/file").touch)
+        original = scene.storage.readdir
+        calls = []
+
+        async def readdir(*arguments: Any, **options: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == 2:
+                (tmp_path / "directory").write_text("somebody else's")
+            return await original(*arguments, **options)
+
+        scene.storage.readdir = readdir  # type: ignore[method-assign]
+        with pytest.raises(NotEmptyError):
+            await scene.delete(b"directory", how="directory")
+        assert (tmp_path / "directory").read_text() == "somebody else's"
+        assert len(list((tmp_path / ".trashbin").glob("r0.*/*/*.directory/file"))) == 1
+
+    play(script)

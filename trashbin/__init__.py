@@ -1,0 +1,1 @@
+"""What deletion means: layout, put, list, restore, expire."""

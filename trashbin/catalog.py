@@ -1,0 +1,275 @@
+"""What is in the trash: entries and tombstones as they lie there.
+
+The directory is the truth. Nothing here changes anything; what can't be read is reported as
+damaged and never stops the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import stat
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cephfs_ext.core.errors import ExistsError, NotFoundError
+from cephfs_ext.core.ports import Found, Node, Storage
+from cephfs_ext.core.types import Attr, Credentials, Ino
+from trashbin import layout, tombs
+from trashbin.domain import Domain, directory_at, lying_in
+from trashbin.files import directory_in, listing, names_in
+from trashbin.layout import EntryName
+from trashbin.settle import settling
+from trashbin.tasks import for_each
+from trashbin.tombs import Tomb
+
+_AT_ONCE = 8
+"""Shards that are read at the same time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One deleted name."""
+
+    entry: EntryName
+    ino: Ino
+    mode: int
+    owner_uid: int
+    size: int
+    """Bytes; 0 for a directory."""
+    nlink: int
+    above: bytes
+    """Directory that holds the hour: a shard, or `tombs`."""
+    tomb: Tomb | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        """True for a directory, also for one of which there is only a tombstone."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def kind(self) -> str:
+        """What users call it: file, dir, symlink, link or other."""
+        if self.tomb is not None and self.tomb.kind == "link":
+            return "link"
+        kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
+        return kinds.get(stat.S_IFMT(self.mode), "other")
+
+    def belongs_to(self, cred: Credentials) -> bool:
+        """Tell whether somebody deleted it or owns it: then it is theirs to see and restore."""
+        return cred.uid in (self.entry.deleter_uid, self.owner_uid)
+
+
+class Damaged(NamedTuple):
+    """Something in the trash that can't be read; it is never deleted."""
+
+    path: bytes
+    """Relative to `.trashbin`."""
+    reason: str
+
+
+class Scan(NamedTuple):
+    """Everything in one domain's trash."""
+
+    items: list[Item]
+    damaged: list[Damaged]
+
+
+async def scan(domain: Domain) -> Scan:
+    """Read all entries and tombstones of a domain.
+
+    Raises:
+        FSError: some shard can't be read.
+    """
+    result = Scan([], [])
+    for name in await names_in(domain.storage, domain.trash):
+        known = name in domain.directories or name == layout.FORMAT_NAME
+        if not known and not name.startswith(layout.STAGED):
+            result.damaged.append(Damaged(name, "not of this format"))
+    for name in await names_in(domain.storage, domain.service(layout.HELD)):
+        result.damaged.append(Damaged(layout.HELD + b"/" + name, "set aside when its time came"))
+
+    async def one(name: bytes) -> None:
+        await _scan_hours(domain.storage, name, domain.directories[name], result)
+
+    async with settling(domain):
+        await for_each(directories_of_hours(domain), one, at_once=_AT_ONCE)
+    return Scan(without_stand_ins(result.items), result.damaged)
+
+
+def directories_of_hours(domain: Domain) -> list[bytes]:
+    """Return the names of the shards, and of `tombs`."""
+    return [
+        name
+        for name in domain.directories
+        if layout.parse_shard(name) is not None or name == layout.TOMBS
+    ]
+
+
+def without_stand_ins(items: Iterable[Item]) -> list[Item]:
+    """Leave out tombstones that stand beside the entry that they are for."""
+    items = list(items)
+    there = {item.entry.id for item in items if item.tomb is None}
+    return [item for item in items if item.tomb is None or item.entry.id not in there]
+
+
+async def _scan_hours(storage: Storage, above: bytes, node: Node, result: Scan) -> None:
+    for hour in await names_in(storage, node):
+        if hour == layout.FRESH:
+            continue
+        if layout.hour_end_s(hour) is None:
+            result.damaged.append(Damaged(above + b"/" + hour, "no hour"))
+            continue
+        try:
+            found = await directory_in(storage, node, hour)
+        except NotFoundError:
+            continue
+        except ExistsError:
+            result.damaged.append(Damaged(above + b"/" + hour, "no directory"))
+            continue
+        try:
+            await _scan_entries(_Where(storage, above, above + b"/" + hour), found.node, result)
+        finally:
+            storage.forget(found.node)
+
+
+class NameOfHour(NamedTuple):
+    """What a listing says of something in an hour."""
+
+    name: bytes
+    is_dir: bool
+
+
+async def names_of_hour(domain: Domain, above: bytes, hour: bytes) -> list[NameOfHour]:
+    """List one hour of a shard, or of `tombs`; nothing if there is no such hour."""
+    with contextlib.suppress(NotFoundError):
+        async with (
+            directory_at(domain, above, hour) as node,
+            listing(domain.storage, node) as entries,
+        ):
+            return [NameOfHour(entry.name, stat.S_ISDIR(entry.kind)) async for entry, _ in entries]
+    return []
+
+
+async def scan_some(
+    domain: Domain, above: bytes, hour: bytes, names: Sequence[NameOfHour]
+) -> list[Item]:
+    """Read some of the entries of an hour."""
+    result = Scan([], [])
+    if names:
+        with contextlib.suppress(NotFoundError):
+            async with directory_at(domain, above, hour) as node:
+                where = _Where(domain.storage, above, above + b"/" + hour)
+                for name, is_dir in names:
+                    await _scan_entry(where, node, name, result, is_dir=is_dir)
+    return result.items
+
+
+async def _scan_entries(where: _Where, hour: Node, result: Scan) -> None:
+    async with listing(where.storage, hour) as entries:
+        async for listed in entries:
+            name, is_dir = listed.entry.name, stat.S_ISDIR(listed.entry.kind)
+            await _scan_entry(where, hour, name, result, is_dir=is_dir)
+
+
+async def is_there(domain: Domain, item: Item) -> bool:
+    """Tell whether an entry is still where it was seen."""
+    with contextlib.suppress(NotFoundError):
+        path = item.entry.path
+        async with lying_in(domain, item.above, item.entry.hour, path) as (above, leaf):
+            domain.storage.forget((await domain.storage.resolve(above, leaf)).node)
+            return True
+    return False
+
+
+async def damaged_names(storage: Storage, above: bytes, hour: Node) -> list[bytes]:
+    """Return the names in an hour of what can't be read; entries are told by their names alone."""
+    result = Scan([], [])
+    where = _Where(storage, above, b"")
+    async with listing(storage, hour) as entries:
+        async for listed in entries:
+            name, is_dir = listed.entry.name, stat.S_ISDIR(listed.entry.kind)
+            entry = layout.parse_entry(name)
+            if above == layout.TOMBS or entry is None or not entry.name:
+                await _scan_entry(where, hour, name, result, is_dir=is_dir)
+    return [damaged.path.removeprefix(b"/") for damaged in result.damaged]
+
+
+async def _look_at(storage: Storage, above: Node, name: bytes, *, is_dir: bool) -> Found:
+    """Look at an entry; the size and times of a directory are not worth waiting for.
+
+    Those of one that has just been emptied took the MDS up to 5 s each to gather.
+    """
+    return await (storage.resolve if is_dir else storage.lookup)(above, name)
+
+
+class _Where(NamedTuple):
+    storage: Storage
+    above: bytes
+    path: bytes
+
+
+async def _scan_entry(
+    where: _Where, hour: Node, name: bytes, result: Scan, *, is_dir: bool
+) -> None:
+    """Read one entry; one that is restored or purged at this moment is left out."""
+    if name.startswith(layout.STAGED):
+        return
+    try:
+        found = await _look_at(where.storage, hour, name, is_dir=is_dir)
+    except NotFoundError:
+        return
+    try:
+        item = await _item_at(where, name, found)
+    except NotFoundError:
+        return
+    finally:
+        where.storage.forget(found.node)
+    if isinstance(item, Item):
+        result.items.append(item)
+    elif item:
+        result.damaged.append(Damaged(where.path + b"/" + name, item))
+
+
+async def _item_at(where: _Where, name: bytes, found: Found) -> Item | str:
+    """Return an item, or what is wrong with it, or nothing where there is nothing."""
+    if where.above == layout.TOMBS:
+        return await _tomb_at(where, name, found)
+    entry = layout.parse_entry(name)
+    if entry is None:
+        return "no name of an entry"
+    if entry.name:
+        return _item(entry, found.attr, where.above)
+    if not found.attr.is_dir:
+        return "no directory"
+    return await _long_name_at(where, entry, found.node)
+
+
+async def _tomb_at(where: _Where, name: bytes, found: Found) -> Item | str:
+    parsed = layout.parse_tomb(name)
+    if parsed is None:
+        return "no name of a tombstone"
+    entry, ino = parsed
+    tomb = await tombs.read(where.storage, found)
+    if tomb is None or tomb.ino != ino:
+        return "no readable tombstone"
+    entry = entry._replace(name=tomb.name)
+    return Item(entry, ino, tomb.mode, tomb.uid, tomb.size, 0, where.above, tomb)
+
+
+async def _long_name_at(where: _Where, entry: EntryName, node: Node) -> Item | str:
+    """Read the directory of a long name; an empty one is what a crash before the rename left."""
+    names = await names_in(where.storage, node)
+    if not names:
+        return ""
+    entry = entry._replace(name=names[0])
+    if len(names) > 1 or len(entry.path) == 1:
+        return "not the directory of one long name"
+    inner = await where.storage.lookup(node, names[0])
+    where.storage.forget(inner.node)
+    return _item(entry, inner.attr, where.above)
+
+
+def _item(entry: EntryName, attr: Attr, above: bytes) -> Item:
+    size = 0 if attr.is_dir else attr.size
+    return Item(entry, attr.ino, attr.mode, attr.uid, size, attr.nlink, above)

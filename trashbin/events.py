@@ -1,0 +1,131 @@
+"""One delete, read without the rest of the trash.
+
+An id says when something was deleted and by which run of which gateway, so it says where it lies.
+What an `rm -rf` took out of a directory went a moment before it, in the same run: the hours are
+read backwards from there, by their names alone, for as long as what was found lets the event have
+begun earlier. Only what belongs to the event is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from cephfs_ext.core.errors import NotFoundError
+from cephfs_ext.core.types import Ino
+from trashbin import layout
+from trashbin.catalog import (
+    Item,
+    NameOfHour,
+    directories_of_hours,
+    names_of_hour,
+    scan_some,
+    without_stand_ins,
+)
+from trashbin.domain import Domain
+from trashbin.layout import EntryName
+from trashbin.settle import settling
+from trashbin.tasks import for_each
+from trashbin.trees import LONGEST_PAUSE_NS
+
+_AT_ONCE = 8
+"""Directories that are listed at the same time."""
+
+
+class Event(NamedTuple):
+    """What may belong to one delete, for `trees.group` to decide."""
+
+    items: list[Item]
+    hours: list[bytes]
+    """Hours that were read."""
+
+
+async def gather(domain: Domain, entry_id: str) -> Event:
+    """Read an entry and all that may have gone with it.
+
+    Raises:
+        NotFoundError: there is no such entry in this domain.
+    """
+    parsed = layout.parse_id(entry_id)
+    if parsed is None:
+        raise NotFoundError(what=f"{entry_id} is no id")
+    async with settling(domain):
+        return await _Gathering(domain, *parsed).run(entry_id)
+
+
+class _Seen(NamedTuple):
+    above: bytes
+    hour: bytes
+    listed: NameOfHour
+    entry: EntryName
+
+
+class _Gathering:
+    """Names of one instance, hour by hour, and the items that were asked for."""
+
+    def __init__(self, domain: Domain, deleted_ns: int, instance: str) -> None:
+        self._domain = domain
+        self._instance = instance
+        self._hours: list[bytes] = []
+        self._below: dict[Ino, list[_Seen]] = defaultdict(list)
+        """What was deleted from a directory and isn't looked at yet."""
+        self._begin_ns = self._end_ns = deleted_ns
+        self._items: list[Item] = []
+        self._dirs: set[Ino] = set()
+
+    async def run(self, entry_id: str) -> Event:
+        hour = layout.hour_name(self._end_ns)
+        await self._read_hour(hour)
+        await self._look_at(self._taken_out(entry_id))
+        if not self._items:
+            raise NotFoundError(what=f"no entry {entry_id} in the trash")
+        await self._descend()
+        while self._dirs and self._may_have_begun_before(hour):
+            hour = layout.hour_plus(hour, -1)
+            await self._read_hour(hour)
+            await self._descend()
+        return Event(without_stand_ins(self._items), self._hours)
+
+    def _may_have_begun_before(self, hour: bytes) -> bool:
+        end_s = layout.hour_end_s(hour)
+        assert end_s is not None
+        start_ns = (end_s - layout.HOUR_S) * 1_000_000_000
+        return self._begin_ns - LONGEST_PAUSE_NS < start_ns
+
+    async def _read_hour(self, hour: bytes) -> None:
+        async def one(above: bytes) -> None:
+            for listed in await names_of_hour(self._domain, above, hour):
+                entry = layout.parse_entry(listed.name)
+                if entry is not None and entry.instance == self._instance:
+                    self._below[entry.parent].append(_Seen(above, hour, listed, entry))
+
+        await for_each(directories_of_hours(self._domain), one, at_once=_AT_ONCE)
+        self._hours.append(hour)
+
+    def _taken_out(self, entry_id: str) -> list[_Seen]:
+        """Return what has an id, and a tombstone beside it, and list it no more."""
+        found = []
+        for seen in [seen for some in self._below.values() for seen in some]:
+            if seen.entry.id == entry_id:
+                self._below[seen.entry.parent].remove(seen)
+                found.append(seen)
+        return found
+
+    async def _descend(self) -> None:
+        """Look at what was deleted from the directories that are known, and so on below."""
+        before = -1
+        while before != len(self._items):
+            before = len(self._items)
+            wanted = [seen for ino in self._dirs for seen in self._below.pop(ino, [])]
+            await self._look_at([seen for seen in wanted if seen.entry.deleted_ns <= self._end_ns])
+
+    async def _look_at(self, wanted: list[_Seen]) -> None:
+        places: dict[tuple[bytes, bytes], list[NameOfHour]] = defaultdict(list)
+        for seen in wanted:
+            places[seen.above, seen.hour].append(seen.listed)
+        for (above, hour), listed in places.items():
+            for item in await scan_some(self._domain, above, hour, listed):
+                self._items.append(item)
+                self._begin_ns = min(self._begin_ns, item.entry.deleted_ns)
+                if item.is_dir:
+                    self._dirs.add(item.ino)

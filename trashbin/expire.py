@@ -1,0 +1,203 @@
+"""Letting go: what is older than the retention time leaves the trash, and what is purged.
+
+Time to live comes from the hour in the path, never from file times. An hour of a shard is claimed
+by renaming it into `purging/`: from then on nothing in it can be restored, and any gateway may
+remove it. What can't be read is set aside in `held/` first; it is never removed. An inode of which
+a tombstone that stays promises another name is not removed with its last link (`trashbin.spare`).
+
+Concurrency: two gateways may expire one domain at once; a claim is a rename, so one of them wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from cephfs_ext.core.clock import MonotonicNs
+from cephfs_ext.core.errors import FSError, NotFoundError
+from cephfs_ext.core.ports import Meter, Node
+from cephfs_ext.core.types import GATEWAY
+from trashbin import layout
+from trashbin.catalog import Item, damaged_names, directories_of_hours
+from trashbin.domain import Domain, directory_at, lying_in
+from trashbin.domains import Domains
+from trashbin.files import names_in
+from trashbin.recover import recover_restores
+from trashbin.spare import Spare
+
+_log = logging.getLogger(__name__)
+
+_SLACK_S = 900
+"""An hour is claimed this long after its time: clocks differ, and a delete may stall."""
+
+_JOURNAL_KEPT_S = 90 * 24 * 3600
+"""How much longer than the data the journal is kept."""
+
+
+class Removed(NamedTuple):
+    """What a removal took away."""
+
+    files: int
+    dirs: int
+    failures: int
+
+
+def total(removals: Iterable[Removed]) -> Removed:
+    """Add up."""
+    files = dirs = failures = 0
+    for removed in removals:
+        files, dirs = files + removed.files, dirs + removed.dirs
+        failures += removed.failures
+    return Removed(files, dirs, failures)
+
+
+Remove = Callable[[Node, bytes, Spare | None], Awaitable[Removed]]
+"""Removes whatever has a name, with everything below it (from `asyncdelete`)."""
+
+
+class Expiry:
+    """Claims what has expired and has it removed."""
+
+    def __init__(
+        self,
+        domains: Domains,
+        remove: Remove,
+        meter: Meter,
+        *,
+        retention_s: float,
+        instance: str,
+        clock: MonotonicNs,
+    ) -> None:
+        self._domains = domains
+        self._remove = remove
+        self._meter = meter
+        self._retention_s = retention_s
+        self._instance = instance
+        self._clock = clock
+
+    def expires_s(self, item: Item) -> float:
+        """Return when an item leaves the trash, seconds since the epoch."""
+        end_s = layout.hour_end_s(item.entry.hour)
+        assert end_s is not None
+        return end_s + self._retention_s
+
+    async def once(self) -> None:
+        """Let go what has expired in every domain, and remove all that has been claimed.
+
+        What one domain can't do is logged, and doesn't stop the others; restores whose gateways
+        have died are brought to their end on the way.
+
+        Raises:
+            FSError: the trash of the root can't be used.
+        """
+        for domain in await self._domains.all():
+            steps = (
+                recover_restores,
+                self._claim_expired,
+                self._drop_journals,
+                self.remove_claimed,
+            )
+            for step in steps:
+                try:
+                    await step(domain)
+                except FSError as exc:
+                    _log.warning("expiry in domain %x: %s", domain.root.ino, exc)
+
+    async def _claim_expired(self, domain: Domain) -> None:
+        horizon_s = time.time() - self._retention_s - _SLACK_S
+        for above in directories_of_hours(domain):
+            for hour in await _hours(domain, above):
+                end_s = layout.hour_end_s(hour)
+                if end_s is not None and end_s <= horizon_s:
+                    await self._claim_hour(domain, above, hour)
+
+    async def _claim_hour(self, domain: Domain, above: bytes, hour: bytes) -> None:
+        """Claim an hour; what can't be claimed now is tried again in the next round."""
+        claim = b"%s.%s.%s" % (above, hour, self._unique())
+        try:
+            async with directory_at(domain, above, hour) as node:
+                await self._set_damaged_aside(domain, above, hour, node)
+            async with directory_at(domain, above) as node:
+                await domain.storage.rename(
+                    node, hour, domain.service(layout.PURGING), claim, GATEWAY
+                )
+        except NotFoundError:
+            return  # another gateway was faster
+        except FSError as exc:
+            _log.warning("%r of %r can't be claimed: %s", hour, above, exc)
+            return
+        self._meter.count("trash_expired_total", kind="tombs" if above == layout.TOMBS else "hours")
+
+    def _unique(self) -> bytes:
+        return f"{self._clock():016x}.{self._instance}".encode()
+
+    async def _set_damaged_aside(
+        self, domain: Domain, above: bytes, hour: bytes, node: Node
+    ) -> None:
+        for name in await damaged_names(domain.storage, above, node):
+            kept = b"%s.%s.%s" % (above, hour, self._unique())
+            await domain.storage.rename(node, name, domain.service(layout.HELD), kept, GATEWAY)
+            _log.warning("%r/%r/%r can't be read; kept as held/%r", above, hour, name, kept)
+
+    async def _drop_journals(self, domain: Domain) -> None:
+        journals = domain.service(layout.JOURNAL)
+        horizon_s = time.time() - self._retention_s - _JOURNAL_KEPT_S
+        for name in await names_in(domain.storage, journals):
+            journal = layout.parse_journal(name)
+            end_s = None if journal is None else layout.hour_end_s(journal[0])
+            if end_s is not None and end_s < horizon_s:
+                await self._remove(journals, name, None)
+
+    async def purge(self, domain: Domain, items: Iterable[Item]) -> Removed:
+        """Remove items at once, before their time.
+
+        All are claimed before the first is removed, each for itself, so that nobody who clears
+        `purging` at the same time gets in the way.
+
+        Raises:
+            FSError: an item could not be claimed; those before it will be removed.
+        """
+        purging = domain.service(layout.PURGING)
+        claims = []
+        for item in items:
+            claim = b"purge." + self._unique()
+            try:
+                await self._claim_item(domain, item, claim)
+            except NotFoundError:
+                continue  # restored, or purged by somebody else
+            claims.append(claim)
+        spared = Spare(domain)
+        return total([await self._removed(purging, claim, spared) for claim in claims])
+
+    async def _claim_item(self, domain: Domain, item: Item, claim: bytes) -> None:
+        path = item.entry.path[:1]
+        if item.tomb is not None:
+            path = (layout.tomb_name(item.entry, item.ino),)
+        async with lying_in(domain, item.above, item.entry.hour, path) as (node, leaf):
+            purging = domain.service(layout.PURGING)
+            await domain.storage.rename(node, leaf, purging, claim, GATEWAY)
+
+    async def remove_claimed(self, domain: Domain) -> None:
+        """Remove everything that anybody has claimed; two gateways at it do no harm."""
+        purging = domain.service(layout.PURGING)
+        claims = await names_in(domain.storage, purging)
+        if claims:
+            spared = Spare(domain)
+            for claim in claims:
+                await self._removed(purging, claim, spared)
+
+    async def _removed(self, above: Node, name: bytes, spared: Spare) -> Removed:
+        removed = await self._remove(above, name, spared)
+        self._meter.count("purge_removed_total", removed.files, kind="file")
+        self._meter.count("purge_removed_total", removed.dirs, kind="dir")
+        return removed
+
+
+async def _hours(domain: Domain, above: bytes) -> list[bytes]:
+    try:
+        async with directory_at(domain, above) as node:
+            return await names_in(domain.storage, node)
+    except NotFoundError:
+        return []

@@ -1,0 +1,139 @@
+"""Several names of one inode: when the trash may really remove one of them.
+
+**A link is really removed only under the lock of its inode, and only if another was seen under
+it.** Two gateways that each saw another name left, and removed theirs, would have lost the data.
+
+The lock is taken on a directory of the trash that every gateway chooses alike. It is held for a
+few calls, never while a user's rename is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import trio
+
+from cephfs_ext.core.errors import ExistsError, FSError, NotFoundError
+from cephfs_ext.core.ports import Node, Storage
+from cephfs_ext.core.types import GATEWAY, Ino
+from trashbin import tombs
+from trashbin.domain import Domain, lying_in
+from trashbin.layout import EntryName
+
+_log = logging.getLogger(__name__)
+
+
+async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> bool:
+    """Tell whether a name in a directory is that of an inode."""
+    try:
+        found = await storage.resolve(parent, name)
+    except NotFoundError:
+        return False
+    storage.forget(found.node)
+    return found.attr.ino == ino
+
+
+async def remove_other_link(domain: Domain, at: Node, name: bytes, ino: Ino) -> bool:
+    """Really remove a name of an inode that has another one.
+
+    Returns:
+        False if it was the last one, or not the inode's: then nothing has changed.
+    """
+    async with domain.storage.exclusive(domain.lock_of(ino)):
+        return await _remove(domain.storage, at, name, ino)
+
+
+async def _remove(storage: Storage, at: Node, name: bytes, ino: Ino) -> bool:
+    try:
+        found = await storage.lookup(at, name)
+    except NotFoundError:
+        return False
+    storage.forget(found.node)
+    if found.attr.ino != ino or found.attr.is_dir or found.attr.nlink < 2:
+        return False
+    await storage.unlink(at, name, GATEWAY)
+    return True
+
+
+async def take_back(
+    domain: Domain, shard: bytes, entry: EntryName, ino: Ino, parent: Node, *, alone: bool = False
+) -> bool:
+    """Drop an entry whose inode still has its name in `parent`: it was never deleted.
+
+    Args:
+        alone: the inode had no other name. Then any other link will do: somebody has moved the
+            name away, and if into the trash it is kept there.
+
+    Returns:
+        False if the name is gone, or another inode's: then the entry is the trash's.
+    """
+    async with lying_in(domain, shard, entry.hour, entry.path) as (above, leaf):
+        if not await _has_other_link(domain.storage, above, leaf):
+            return False
+        async with domain.storage.exclusive(domain.lock_of(ino)):
+            if not alone and not await has_name(domain.storage, parent, entry.name, ino):
+                return False
+            dropped = await _remove(domain.storage, above, leaf, ino)
+    if dropped:
+        await drop_long_name_dir(domain, shard, entry)
+    return dropped
+
+
+async def _has_other_link(storage: Storage, parent: Node, name: bytes) -> bool:
+    found = await storage.lookup(parent, name)
+    storage.forget(found.node)
+    return found.attr.nlink > 1
+
+
+async def bury_link(domain: Domain, shard: bytes, entry: EntryName) -> bool:
+    """Let a tombstone stand for an entry whose inode has other names, so that they count right.
+
+    The entry is in the trash already. Whatever fails, it stays there, which costs one link in the
+    count that users see. Is not cancelled.
+
+    Returns:
+        False if the entry stays.
+    """
+    buried = False
+    try:
+        with trio.CancelScope(shield=True):
+            async with lying_in(domain, shard, entry.hour, entry.path) as (above, leaf):
+                buried = await _bury_link(domain, entry, above, leaf)
+            if buried:
+                await drop_long_name_dir(domain, shard, entry)
+    except NotFoundError:
+        pass  # it has left the trash
+    except FSError as exc:
+        _log.warning("link %s stays in the trash: %s", entry.id, exc)
+    return buried
+
+
+async def _bury_link(domain: Domain, entry: EntryName, above: Node, leaf: bytes) -> bool:
+    storage = domain.storage
+    found = await storage.lookup(above, leaf)
+    try:
+        if found.attr.is_dir or found.attr.nlink < 2:
+            return False
+        async with storage.exclusive(domain.lock_of(found.attr.ino)):
+            tomb = await tombs.describe(storage, "link", entry.name, found)
+            removed = False
+            try:
+                with contextlib.suppress(ExistsError):
+                    await tombs.bury(domain, entry, tomb)
+                removed = await _remove(storage, above, leaf, found.attr.ino)
+            finally:
+                if not removed and await has_name(storage, above, leaf, found.attr.ino):
+                    await tombs.exhume(domain, entry, found.attr.ino)
+            return removed
+    finally:
+        storage.forget(found.node)
+
+
+async def drop_long_name_dir(domain: Domain, shard: bytes, entry: EntryName) -> None:
+    """Remove the directory that a long name needed; one left behind does no harm."""
+    if len(entry.path) == 1:
+        return
+    with contextlib.suppress(FSError):
+        async with lying_in(domain, shard, entry.hour, entry.path[:1]) as (above, leaf):
+            await domain.storage.rmdir(above, leaf, GATEWAY)

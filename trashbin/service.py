@@ -1,0 +1,416 @@
+"""The trash as its users see it: list, show, restore, purge, each with the caller's rights.
+
+Everybody sees and restores what they own or deleted, in places where they could have made it
+themselves. `everything` lifts that, for operators. Reads the trash anew for each request; the
+directory is the truth.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import fnmatch
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from cephfs_ext.core.errors import (
+    CrossDomainError,
+    DeniedError,
+    ExistsError,
+    FSError,
+    NotFoundError,
+)
+from cephfs_ext.core.limits import VIEW_RESTORED
+from cephfs_ext.core.ports import Found, Meter, Storage
+from cephfs_ext.core.types import Ino
+from trashbin import catalog
+from trashbin.catalog import Damaged, Item
+from trashbin.domain import Domain
+from trashbin.domains import Domains
+from trashbin.events import gather
+from trashbin.expire import Expiry, Removed, total
+from trashbin.journal import Journal, Record, read_records
+from trashbin.paths import below, open_parents
+from trashbin.placing import Caller, Listed, Placing
+from trashbin.put import Deleter, Place, Put
+from trashbin.restore import Outcome, Restore, Restored
+from trashbin.runs import Target
+from trashbin.trees import Tree, group
+
+__all__ = ["Caller", "Listed"]
+
+_log = logging.getLogger(__name__)
+
+_SETTLED_NS = 60_000_000_000
+"""How long after a delete began its record may still be missing."""
+
+
+class Conflict(enum.Enum):
+    """What a restore does where its name is taken."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+    KEEP_BOTH = "keep-both"
+    REPLACE = "replace"
+
+
+class Contents(NamedTuple):
+    """What is in the trash."""
+
+    trees: list[Listed]
+    damaged: list[Damaged]
+
+
+class Answer(NamedTuple):
+    """What became of one restore."""
+
+    listed: Listed | None
+    asked: str
+    target: bytes | None
+    outcome: Outcome
+    message: str
+
+
+class Forget(Protocol):
+    """Tells the mount that names and inodes have changed behind the kernel's back."""
+
+    def __call__(self, parent: Ino, name: bytes, inos: Sequence[Ino]) -> None:
+        """Take note; never blocks."""
+        ...
+
+
+class TrashService:
+    """Answers requests about the trash."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        domains: Domains,
+        restore: Restore,
+        expiry: Expiry,
+        put: Put,
+        journal: Journal,
+        meter: Meter,
+        forget: Forget,
+        *,
+        event_gap_s: float,
+    ) -> None:
+        self._storage = storage
+        self._domains = domains
+        self._restore = restore
+        self._expiry = expiry
+        self._put = put
+        self._journal = journal
+        self._meter = meter
+        self._forget = forget
+        self._gap_ns = int(event_gap_s * 1e9)
+
+    async def contents(self, caller: Caller) -> Contents:
+        """Read what the caller may see, newest first; what is deleted by now has its path."""
+        trees: list[Listed] = []
+        damaged: list[Damaged] = []
+        for domain in await self._domains.all():
+            scan = await catalog.scan(domain)
+            records = self._journal.waiting(domain.root.ino)
+            records.update(await read_records(domain))
+            items = [
+                item
+                for item in scan.items
+                if caller.everything or item.belongs_to(caller.cred)
+                if _is_settled(item, records)
+            ]
+            trees += await self._listed(domain, items, records, searches=0)
+            damaged += scan.damaged
+        self._meter.set("trash_damaged_entries", len(damaged))
+        trees.sort(key=lambda listed: listed.tree.top.entry.deleted_ns, reverse=True)
+        return Contents(trees, damaged if caller.everything else [])
+
+    async def _listed(
+        self,
+        domain: Domain,
+        items: Sequence[Item],
+        records: Mapping[str, Record],
+        *,
+        searches: int,
+    ) -> list[Listed]:
+        """Put trees together; where they were is looked up if the journal doesn't say it."""
+        prefix = self._domains.path_of(domain)
+        result = []
+        async with open_parents(domain, items, records, searches=searches) as parents:
+            for tree in group(items, records, self._gap_ns):
+                entry = tree.top.entry
+                record = records.get(entry.id)
+                if record is not None:
+                    path: bytes | None = prefix + record.path
+                else:
+                    above = await parents.path(entry.parent)
+                    path = None if above is None else prefix + below(above, entry.name)
+                result.append(Listed(domain, tree, path, record))
+        return result
+
+    async def find(self, caller: Caller, entry_id: str) -> Listed:
+        """Return the tree that an id names, which may be a part of what was deleted with it.
+
+        Reads the hour that the id names, and those before it for as long as the delete took.
+
+        Raises:
+            NotFoundError: there is no such entry.
+            DeniedError: it is somebody else's.
+        """
+        found = await self._find(entry_id)
+        if not caller.everything and not found.tree.top.belongs_to(caller.cred):
+            raise DeniedError(what=f"entry {entry_id} is somebody else's")
+        return found
+
+    async def _find(self, entry_id: str) -> Listed:
+        for domain in await self._domains.all():
+            try:
+                event = await gather(domain, entry_id)
+            except NotFoundError:
+                continue
+            records = self._journal.waiting(domain.root.ino)
+            instance = event.items[0].entry.instance
+            records.update(await read_records(domain, hours=event.hours, instance=instance))
+            items = [item for item in event.items if _is_settled(item, records)]
+            for listed in await self._listed(domain, items, records, searches=1):
+                if listed.tree.top.entry.id == entry_id:
+                    return listed
+        raise NotFoundError(what=f"no entry {entry_id} in the trash")
+
+    async def restore(
+        self,
+        caller: Caller,
+        asked: Sequence[tuple[str, Listed]],
+        *,
+        to: bytes | None,
+        on_conflict: Conflict,
+        dry_run: bool,
+    ) -> list[Answer]:
+        """Bring trees back; goes on after an error and answers for each."""
+        answers = []
+        for label, listed in asked:
+            try:
+                answer = await self._restore_one(
+                    caller, label, listed, to=to, on_conflict=on_conflict, dry_run=dry_run
+                )
+            except FSError as exc:
+                answer = Answer(listed, label, listed.path, _outcome(exc), _why(exc))
+            self._count(answer)
+            answers.append(answer)
+        return answers
+
+    async def _restore_one(
+        self,
+        caller: Caller,
+        label: str,
+        listed: Listed,
+        *,
+        to: bytes | None,
+        on_conflict: Conflict,
+        dry_run: bool,
+    ) -> Answer:
+        if to is None and listed.path is None:
+            raise NotFoundError(what="where it was is not known; name a directory with --to")
+        place = Placing(self._storage, caller, listed, to, dry_run=dry_run)
+        try:
+            target = await place.find()
+            name, verdict = await self._settle(caller, place, target, on_conflict, dry_run)
+            path = place.path(name)
+            if verdict is not None:
+                return Answer(listed, label, path, verdict, "the name is taken")
+            if dry_run:
+                return Answer(listed, label, path, Outcome.WOULD_RESTORE, "")
+            done = await self._restore.tree(listed.domain, listed.tree, Target(target.parent, name))
+            self._forget(target.parent.ino, name, done.inos)
+            return _restored(listed, label, path, done)
+        except BaseException:
+            await place.take_back()
+            raise
+        finally:
+            place.close()
+
+    async def restore_as(
+        self, caller: Caller, entry_id: str, parent: Ino, token: bytes, name: bytes
+    ) -> None:
+        """Bring one tree back under a name in a directory that the caller may write to.
+
+        Args:
+            entry_id: of its top, which may be a part of what was deleted with it.
+            parent: inode of the directory; `token` finds it.
+
+        Raises:
+            NotFoundError: it has left the trash.
+            DeniedError: it is somebody else's.
+            ExistsError: the name is taken; nothing has changed.
+            FSError: EFBIG; more was taken out of it than one request may put back: nothing has
+                changed. EIO; it is back, but for parts that stay in the trash.
+        """
+        listed = await self.find(caller, entry_id)
+        if len(list(itertools.islice(listed.tree.walk(), VIEW_RESTORED + 1))) > VIEW_RESTORED:
+            self._meter.count("view_limit_reached_total", kind="restored")
+            raise FSError(errno.EFBIG, f"{entry_id} has more than {VIEW_RESTORED} entries")
+        found = await self._storage.find(parent, token)
+        try:
+            done = await self._restore.tree(listed.domain, listed.tree, Target(found.node, name))
+        finally:
+            self._storage.forget(found.node)
+        self._forget(parent, name, done.inos)
+        answer = _restored(listed, entry_id, name, done)
+        self._count(answer)
+        if done.failures:
+            _log.warning("restore of %s: %s", entry_id, answer.message)
+            raise FSError(errno.EIO, answer.message)
+
+    async def _settle(
+        self,
+        caller: Caller,
+        place: Placing,
+        target: Target,
+        on_conflict: Conflict,
+        dry_run: bool,
+    ) -> tuple[bytes, Outcome | None]:
+        """Decide on a name; the verdict is None if the restore may go on under it."""
+        taken = await place.taken(target.name)
+        if taken is None:
+            return target.name, None
+        try:
+            if on_conflict is Conflict.FAIL:
+                return target.name, Outcome.CONFLICT
+            if on_conflict is Conflict.SKIP:
+                return target.name, Outcome.SKIPPED
+            if on_conflict is Conflict.KEEP_BOTH:
+                return await place.free_name(target.name), None
+            if not dry_run:
+                await self._replace(caller, place, target, taken)
+            return target.name, None
+        finally:
+            self._storage.forget(taken.node)
+
+    async def _replace(self, caller: Caller, place: Placing, target: Target, taken: Found) -> None:
+        """Put what has the name into the trash: the replaced can be restored in turn.
+
+        Raises:
+            DeniedError: the caller may not delete it.
+        """
+        await place.check_removable(taken)
+        who = Deleter(caller.cred, 0, "trash restore --on-conflict replace")
+        domain = place.listed.domain
+        at = Place(target.parent, target.name, place.path_in_domain(target.name))
+        if taken.attr.is_dir:
+            await self._put.tree(domain, at, taken, who)
+            return
+        found = await self._storage.lookup(target.parent, target.name)
+        self._storage.forget(found.node)
+        if found.attr.nlink > 1:
+            await self._put.linked_file(domain, at, found, who)
+        else:
+            await self._put.file(domain, at, found, who)
+
+    def _count(self, answer: Answer) -> None:
+        results = {Outcome.NOT_FOUND: "failed", Outcome.WOULD_RESTORE: ""}
+        result = results.get(answer.outcome, answer.outcome.value)
+        if result:
+            self._meter.count("trash_restores_total", result=result)
+
+    async def purge(self, listed: Sequence[Listed]) -> Removed:
+        """Remove trees for good, at once; all are claimed before the first is removed.
+
+        Else one that went first would be kept for the tombstone of one that goes next.
+        """
+        items: dict[Ino, list[Item]] = defaultdict(list)
+        for one in listed:
+            items[one.domain.root.ino] += [tree.top for tree, _ in one.tree.walk()]
+        domains = {one.domain.root.ino: one.domain for one in listed}
+        removed = [await self._expiry.purge(domains[root], items[root]) for root in domains]
+        return total(removed)
+
+    def expires_s(self, listed: Listed) -> float:
+        """Return when a tree begins to leave the trash, seconds since the epoch."""
+        return min(self._expiry.expires_s(tree.top) for tree, _ in listed.tree.walk())
+
+
+def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:
+    """Tell whether an entry is one: a file that a rename is about to replace has both its names.
+
+    The record comes after the rename; so does, where the gateway has died, the recovery.
+    """
+    if item.is_dir or item.nlink < 2 or item.entry.id in records:
+        return True
+    return time.time_ns() - item.entry.deleted_ns > _SETTLED_NS
+
+
+def _part_of(listed: Listed, tree: Tree, path: tuple[bytes, ...]) -> Listed:
+    """Return a part of a tree as a tree of its own."""
+    if not path:
+        return listed
+    whole = None if listed.path is None else b"/".join((listed.path, *path))
+    return Listed(listed.domain, tree, whole, None)
+
+
+def matching(contents: Contents, path: bytes) -> list[Listed]:
+    """Return the newest tree that was at a path or held it, else all that were below it."""
+    for listed in contents.trees:
+        if listed.path is None:
+            continue
+        if listed.path == path:
+            return [listed]
+        if path.startswith(listed.path + b"/"):
+            rest = tuple(path[len(listed.path) + 1 :].split(b"/"))
+            for tree, inner in listed.tree.walk():
+                if inner == rest:
+                    return [_part_of(listed, tree, inner)]
+    return [one for one in contents.trees if one.path and one.path.startswith(path + b"/")]
+
+
+def filtered(
+    contents: Contents,
+    *,
+    below: bytes = b"",
+    since_ns: int | None = None,
+    deleter_uid: int | None = None,
+    glob: str | None = None,
+) -> list[Listed]:
+    """Return the trees that fit."""
+
+    def fits(listed: Listed) -> bool:
+        entry = listed.tree.top.entry
+        path = listed.path or b""
+        return (
+            (not below or path == below or path.startswith(below + b"/"))
+            and (since_ns is None or entry.deleted_ns >= since_ns)
+            and (deleter_uid is None or entry.deleter_uid == deleter_uid)
+            and (glob is None or fnmatch.fnmatch(entry.name, glob.encode()))
+        )
+
+    return [listed for listed in contents.trees if fits(listed)]
+
+
+def _restored(listed: Listed, label: str, path: bytes, done: Restored) -> Answer:
+    if not done.failures:
+        return Answer(listed, label, path, Outcome.RESTORED, "")
+    first = done.failures[0]
+    message = (
+        f"{len(done.failures)} of {done.entries + len(done.failures)} entries could not be put "
+        f"back; the first: {first.path.decode(errors='replace')}: {first.reason}"
+    )
+    return Answer(listed, label, path, Outcome.PARTLY, message)
+
+
+def _outcome(error: FSError) -> Outcome:
+    if isinstance(error, ExistsError):
+        return Outcome.CONFLICT
+    if isinstance(error, DeniedError):
+        return Outcome.DENIED
+    if isinstance(error, NotFoundError):
+        return Outcome.NOT_FOUND
+    return Outcome.FAILED
+
+
+def _why(error: FSError) -> str:
+    if isinstance(error, CrossDomainError):
+        return "it can't be restored across a quota boundary; restore it in place and copy it"
+    return str(error)

@@ -1,0 +1,96 @@
+"""What tombstones promise: a link that must not be removed although its own time is over.
+
+A tombstone stands for a name whose inode had others. Those may have been in the trash as well, in
+a tree that was deleted whole, and leave it earlier. When the last link of a promised inode is
+about to be removed, it takes the tombstone's place instead, and keeps its time.
+
+The promises are the names of the tombstones, and are read again while a removal goes on. What was
+promised within the last seconds may be missed: a name deleted while the last other link of its
+inode is being removed.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from bisect import bisect_left
+
+from cephfs_ext.core.ports import Node
+from cephfs_ext.core.types import GATEWAY, Ino
+from trashbin import layout, tombs
+from trashbin.catalog import Item, NameOfHour, names_of_hour, scan_some
+from trashbin.domain import Domain, directory_at
+from trashbin.files import names_in
+
+_FRESH_S = 2.0
+"""How long promises are believed to be all."""
+
+
+class Spare:
+    """The promises of one domain."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._hours: dict[bytes, array[int]] = {}
+        """Promised inodes, sorted, by hour of the tombstone: eight bytes for each."""
+        self._read_s = float("-inf")
+
+    async def look_again(self) -> None:
+        """Read the promises, those that may have changed if they have been read before."""
+        if time.monotonic() - self._read_s < _FRESH_S:
+            return
+        self._read_s = time.monotonic()
+        async with directory_at(self._domain, layout.TOMBS) as node:
+            hours = await names_in(self._domain.storage, node)
+        known = sorted(self._hours)[:-2]  # delete times are those of now: older hours only shrink
+        for hour in hours:
+            if hour not in known:
+                inos = [ino for _, ino in await self._tombs_of(hour)]
+                self._hours[hour] = array("Q", sorted(inos))
+
+    async def _tombs_of(self, hour: bytes) -> list[tuple[NameOfHour, Ino]]:
+        listed = await names_of_hour(self._domain, layout.TOMBS, hour)
+        parsed = [(name, layout.parse_tomb(name.name)) for name in listed]
+        return [(name, tomb[1]) for name, tomb in parsed if tomb is not None]
+
+    def promised(self, ino: Ino) -> bool:
+        """Tell whether a tombstone may need an inode."""
+        for inos in self._hours.values():
+            index = bisect_left(inos, ino)
+            if index < len(inos) and inos[index] == ino:
+                return True
+        return False
+
+    async def remove(self, above: Node, name: bytes, ino: Ino) -> bool:
+        """Remove a link of a promised inode; the last one becomes the tombstone's entry.
+
+        Returns:
+            False if it was kept.
+
+        Raises:
+            NotFoundError: it is gone.
+        """
+        storage = self._domain.storage
+        async with storage.exclusive(self._domain.lock_of(ino)):
+            found = await storage.lookup(above, name)
+            storage.forget(found.node)
+            item = None
+            if found.attr.ino == ino and found.attr.nlink < 2:
+                item = await self._newest_tomb(ino)
+            if item is None:
+                await storage.unlink(above, name, GATEWAY)
+                return True
+            shard = self._domain.shard_of(item.entry.parent)
+            async with self._domain.entry_dir(shard, item.entry) as directory:
+                await storage.rename(above, name, directory, item.entry.path[-1], GATEWAY)
+            await tombs.exhume(self._domain, item.entry, ino)
+            return False
+
+    async def _newest_tomb(self, ino: Ino) -> Item | None:
+        for hour in sorted(self._hours, reverse=True):
+            names = [name for name, of in await self._tombs_of(hour) if of == ino]
+            items = await scan_some(self._domain, layout.TOMBS, hour, names)
+            links = [item for item in items if item.tomb is not None and item.tomb.kind == "link"]
+            if links:
+                return max(links, key=lambda item: item.entry.deleted_ns)
+        return None
