@@ -34,6 +34,15 @@ def base() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Give the umask back: a storage within this process takes it away."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(params=STORAGES)
 def unmounted(request: pytest.FixtureRequest, base: Path) -> Iterator[Gateway]:
     """Return a gateway that isn't mounted yet, on each storage."""

@@ -33,6 +33,8 @@ class Gateway:
         key: str = "gateway",
         options: tuple[str, ...] = (),
     ) -> None:
+        self.around: tuple[str, ...] = ()
+        """A command that carries out the one that mounts: it starts the daemon."""
         self.source = source
         self.path = mountpoint
         self.runtime = runtime
@@ -44,7 +46,8 @@ class Gateway:
         """Mount; fails the test if that fails."""
         with contextlib.suppress(FileExistsError):  # a dead mount, too, is there
             os.makedirs(self.path)
-        self.run("mount", self.source, str(self.path), *options, check=True)
+        words = ("mount", self.source, str(self.path), *options)
+        self._check(words, self._run([*self.around, *self.command(*words)]))
 
     def umount(self) -> None:
         """Unmount gracefully."""
@@ -85,12 +88,19 @@ class Gateway:
         self, *words: str, check: bool = False, timeout_s: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Carry out a command line of cephfs-ext."""
-        done = subprocess.run(
-            self.command(*words), capture_output=True, text=True, timeout=timeout_s
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{words}: {done.returncode}: {done.stderr}\n{self.log[-4000:]}")
+        done = self._run(self.command(*words), timeout_s)
+        if check:
+            self._check(words, done)
         return done
+
+    def _run(
+        self, command: list[str], timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+
+    def _check(self, words: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> None:
+        if done.returncode:
+            raise AssertionError(f"{words}: {done.returncode}: {done.stderr}\n{self.log[-4000:]}")
 
     def json(self, *words: str) -> Any:
         """Carry out a command line that must succeed, and read its JSON."""

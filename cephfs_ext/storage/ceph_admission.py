@@ -52,7 +52,7 @@ class Admission:
             _log.error(
                 "the cluster has shut the session of %s out: %s is evicted or blocklisted; what "
                 "was not synced is lost; it comes back within seconds, or half an hour after the "
-                "last time that it did: unmount and mount to be faster",
+                "last time that it did, or the machine started: unmount and mount to be faster",
                 self._whose,
                 self._address,
             )

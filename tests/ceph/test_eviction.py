@@ -26,8 +26,13 @@ CONTENT = b"content" * 10_000
 
 @pytest.fixture
 def gateway(cluster: CephCluster, base: Path) -> Iterator[Gateway]:
-    """Return a mounted gateway."""
-    with ceph_gateway(cluster, base).mounted() as gateway:
+    """Return a mounted gateway, on a machine that seems to have been up for an hour.
+
+    libcephfs takes the start of the machine for the last time that it came back.
+    """
+    gateway = ceph_gateway(cluster, base)
+    gateway.around = ("unshare", "--time", "--monotonic", "3600", "--fork")
+    with gateway.mounted():
         yield gateway
 
 

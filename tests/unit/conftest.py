@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,10 @@ from tests.property.gateways import PosixGround
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Iterator[PosixGround]:
-    """Return a fresh directory for gateways; they set the umask, which is given back."""
-    umask = os.umask(0)
-    yield PosixGround(tmp_path)
-    os.umask(umask)
+def ground(tmp_path: Path) -> PosixGround:
+    """Return a fresh directory for gateways, which set the umask."""
+    os.umask(0)
+    return PosixGround(tmp_path)
 
 
 @pytest.fixture
