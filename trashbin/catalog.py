@@ -39,7 +39,7 @@ class Item:
     """Bytes; 0 for a directory."""
     nlink: int
     above: bytes
-    """Directory that holds the hour: a shard, or `tombs`."""
+    """Directory that holds the hour: a shard, or one of tombstones."""
     tomb: Tomb | None = None
 
     @property
@@ -98,12 +98,8 @@ async def scan(domain: Domain) -> Scan:
 
 
 def directories_of_hours(domain: Domain) -> list[bytes]:
-    """Return the names of the shards, and of `tombs`."""
-    return [
-        name
-        for name in domain.directories
-        if layout.parse_shard(name) is not None or name == layout.TOMBS
-    ]
+    """Return the names of the shards, and of the directories of tombstones."""
+    return [name for name in domain.directories if layout.has_hours(name)]
 
 
 def without_stand_ins(items: Iterable[Item]) -> list[Item]:
@@ -133,6 +129,14 @@ async def _scan_hours(storage: Storage, above: bytes, node: Node, result: Scan) 
             storage.forget(found.node)
 
 
+async def hours_of(domain: Domain, above: bytes) -> list[bytes]:
+    """List a directory of hours; nothing if it is gone."""
+    with contextlib.suppress(NotFoundError):
+        async with directory_at(domain, above) as node:
+            return await names_in(domain.storage, node)
+    return []
+
+
 class NameOfHour(NamedTuple):
     """What a listing says of something in an hour."""
 
@@ -141,7 +145,7 @@ class NameOfHour(NamedTuple):
 
 
 async def names_of_hour(domain: Domain, above: bytes, hour: bytes) -> list[NameOfHour]:
-    """List one hour of a shard, or of `tombs`; nothing if there is no such hour."""
+    """List one hour of a directory of hours; nothing if there is no such hour."""
     with contextlib.suppress(NotFoundError):
         async with (
             directory_at(domain, above, hour) as node,
@@ -190,7 +194,7 @@ async def damaged_names(storage: Storage, above: bytes, hour: Node) -> list[byte
         async for listed in entries:
             name, is_dir = listed.entry.name, stat.S_ISDIR(listed.entry.kind)
             entry = layout.parse_entry(name)
-            if above == layout.TOMBS or entry is None or not entry.name:
+            if layout.is_tombs(above) or entry is None or not entry.name:
                 await _scan_entry(where, hour, name, result, is_dir=is_dir)
     return [damaged.path.removeprefix(b"/") for damaged in result.damaged]
 
@@ -233,7 +237,7 @@ async def _scan_entry(
 
 async def _item_at(where: _Where, name: bytes, found: Found) -> Item | str:
     """Return an item, or what is wrong with it, or nothing where there is nothing."""
-    if where.above == layout.TOMBS:
+    if layout.is_tombs(where.above):
         return await _tomb_at(where, name, found)
     entry = layout.parse_entry(name)
     if entry is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, Ino, Rank
 from trashbin import layout
 from trashbin.files import directory_in, make_dir, names_in, read_file, write_file
-from trashbin.layout import EntryName
+from trashbin.layout import USUAL, EntryName, ShardName, Term
 
 _SPREAD = 0x9E3779B97F4A7C15
 """Fibonacci hashing: neighbouring inode numbers go to different shards."""
@@ -54,14 +54,13 @@ class TrashUnusableError(FSError):
 class Shard(NamedTuple):
     """A directory that bounds the size of hours, placed on a rank."""
 
-    rank: Rank
-    number: int
+    key: ShardName
     node: Node
 
     @property
     def name(self) -> bytes:
         """Name of the directory."""
-        return layout.shard_name(self.rank, self.number)
+        return self.key.raw
 
 
 class Domain:
@@ -73,17 +72,19 @@ class Domain:
         root: Node,
         trash: Node,
         directories: dict[bytes, Node],
-        shards: list[Shard],
         relief: Storage | None,
+        *,
+        shards_per_rank: int,
     ) -> None:
         self.storage = storage
         self.root = root
         self.trash = trash
-        self.shards = shards
-        """Those that puts go to; there may be others from a larger setting."""
         self.directories = directories
-        """Everything directly below `.trashbin`, by name; the references are the domain's."""
+        """What is known directly below `.trashbin`, by name; the references are the domain's."""
+        self._shards_per_rank = shards_per_rank
         self._relief = relief
+        self._shards: dict[Term, list[Shard]] = {}
+        self._adding = trio.Lock()
         self._hours: dict[tuple[Ino, bytes], Node] = {}
 
     def service(self, name: bytes) -> Node:
@@ -98,15 +99,61 @@ class Domain:
         """
         return self.directories[layout.SERVICE_DIRS[_spread(ino) % len(layout.SERVICE_DIRS)]]
 
-    def shard_of(self, ino: Ino, rank: Rank = _ANY_RANK) -> Shard:
+    def shards(self, term: Term = USUAL) -> list[Shard]:
+        """Return the shards of a term that puts go to; there may be others of a larger setting."""
+        if term not in self._shards:
+            wanted = _wanted_shards(self.storage, self._shards_per_rank, term)
+            there = [Shard(key, self.directories[key.raw]) for key in wanted if key.raw in self]
+            self._shards[term] = there
+        return self._shards[term]
+
+    def __contains__(self, name: bytes) -> bool:
+        """Tell whether a directory of the trash is known."""
+        return name in self.directories
+
+    def shard_of(self, ino: Ino, rank: Rank = _ANY_RANK, term: Term = USUAL) -> Shard:
         """Choose the shard for what is deleted from a directory.
 
         Args:
             rank: of the directory, so that the rename stays within it; a rank without shards
                 (there are more of them now than when the domain was set up) gets any.
+            term: as usual where the domain has no shards of it.
         """
-        shards = [shard for shard in self.shards if shard.rank == rank] or self.shards
+        shards = self.shards(term) or self.shards()
+        shards = [shard for shard in shards if shard.key.rank == rank] or shards
         return shards[_spread(ino) % len(shards)]
+
+    def tombs(self, term: Term = USUAL) -> bytes:
+        """Return the name of the directory of tombstones of a term, where the domain has it."""
+        name = layout.tombs_name(term)
+        return name if name in self else layout.TOMBS
+
+    async def add_term(self, term: Term) -> None:
+        """Make what things need that are kept for a term; a full quota doesn't stop it."""
+        wanted = [key.raw for key in _wanted_shards(self.storage, self._shards_per_rank, term)]
+        async with self._adding:
+            for name in (*wanted, layout.tombs_name(term)):
+                if name not in self:
+                    await self._add(name, await self.make(self.trash, name))
+
+    async def look_again(self) -> None:
+        """Take note of directories that other gateways have made since."""
+        for name in await names_in(self.storage, self.trash):
+            if layout.has_hours(name) and name not in self:
+                with contextlib.suppress(NotFoundError, ExistsError):
+                    found = await directory_in(self.storage, self.trash, name)
+                    await self._add(name, found.node)
+
+    async def _add(self, name: bytes, node: Node) -> None:
+        """Take a directory with its reference, and place it on its rank."""
+        if name in self:  # another task was faster
+            self.storage.forget(node)
+            return
+        self.directories[name] = node
+        self._shards.clear()
+        shard = layout.parse_shard(name)
+        if shard is not None:
+            await _pin(self.storage, node, shard.rank)
 
     async def hour_in(self, above: Node, hour: bytes) -> Node:
         """Return the directory of an hour in a shard (or in `tombs`), made if it was missing.
@@ -216,7 +263,7 @@ class Domain:
         """Tell whether everything is in its place; other clients may remove what they like."""
         if not await self._lies(self.root, layout.TRASH_NAME, self.trash):
             return False
-        for name, node in self.directories.items():
+        for name, node in list(self.directories.items()):
             if not await self._lies(self.trash, name, node):
                 return False
         return True
@@ -254,12 +301,14 @@ async def open_domain(
     *,
     owner_uid: int,
     shards_per_rank: int,
+    terms: Collection[Term] = (),
     relief: Storage | None = None,
 ) -> Domain:
     """Open the trash of the domain that starts at `root`, set up if there is none.
 
     Args:
         owner_uid: who the gateway is on the storage; the trash of anybody else is refused.
+        terms: others than the usual one, for which things will be kept.
         relief: a session of the same storage without quota, for what must not fail at quota.
 
     Raises:
@@ -278,15 +327,22 @@ async def open_domain(
         for node in held:
             storage.forget(node)
         raise
-    shards = [
-        Shard(rank, number, directories[layout.shard_name(rank, number)])
-        for number, rank in _wanted_shards(storage, shards_per_rank)
+    domain = Domain(storage, root, trash, directories, relief, shards_per_rank=shards_per_rank)
+    try:
+        for term in terms:
+            await domain.add_term(term)
+    except BaseException:
+        domain.close()
+        raise
+    return domain
+
+
+def _wanted_shards(storage: Storage, per_rank: int, term: Term) -> list[ShardName]:
+    return [
+        ShardName(Rank(rank), number, term)
+        for number in range(per_rank)
+        for rank in range(storage.ranks)
     ]
-    return Domain(storage, root, trash, directories, shards, relief)
-
-
-def _wanted_shards(storage: Storage, per_rank: int) -> list[tuple[int, Rank]]:
-    return [(number, Rank(rank)) for number in range(per_rank) for rank in range(storage.ranks)]
 
 
 async def _open_directories(
@@ -296,15 +352,15 @@ async def _open_directories(
     there = [
         name
         for name in await names_in(storage, trash)
-        if name in layout.SERVICE_DIRS or layout.parse_shard(name) is not None
+        if name in layout.SERVICE_DIRS or layout.has_hours(name)
     ]
-    wanted = [layout.shard_name(rank, n) for n, rank in _wanted_shards(storage, shards_per_rank)]
+    wanted = [key.raw for key in _wanted_shards(storage, shards_per_rank, USUAL)]
     for name in dict.fromkeys((*layout.SERVICE_DIRS, *there, *wanted)):
         node = await _make_dir(storage, trash, name)
         yield name, node
         shard = layout.parse_shard(name)
         if shard is not None:
-            await _pin(storage, node, shard[0])
+            await _pin(storage, node, shard.rank)
 
 
 async def _pin(storage: Storage, node: Node, rank: Rank) -> None:

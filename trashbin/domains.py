@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import trio
 
@@ -24,6 +24,7 @@ from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout
 from trashbin.domain import Domain, open_domain
 from trashbin.files import names_in, remove_quietly
+from trashbin.layout import Term
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +43,13 @@ class Domains:
         *,
         owner_uid: int,
         shards_per_rank: int,
+        terms: Collection[Term] = (),
         relief: Storage | None = None,
     ) -> None:
         self._storage = storage
         self._owner_uid = owner_uid
         self._shards_per_rank = shards_per_rank
+        self._terms = terms
         self._relief = relief
         self._open: dict[Ino, Domain] = {}
         self._former: list[Domain] = []
@@ -143,6 +146,8 @@ class Domains:
         for name in await names_in(self._storage, root.service(layout.JOBS)):
             if name.startswith(_MARK):
                 domains += await self._marked(root, name)
+        for domain in domains:
+            await domain.look_again()
         return domains
 
     @property
@@ -222,6 +227,7 @@ class Domains:
             root,
             owner_uid=self._owner_uid,
             shards_per_rank=self._shards_per_rank,
+            terms=self._terms,
             relief=self._relief,
         )
 

@@ -10,6 +10,8 @@ Concurrency: two gateways may expire one domain at once; a claim is a rename, so
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,12 +22,13 @@ from cephfs_ext.core.errors import FSError, NotFoundError
 from cephfs_ext.core.ports import Meter, Node
 from cephfs_ext.core.types import GATEWAY
 from trashbin import layout
-from trashbin.catalog import Item, damaged_names, directories_of_hours
+from trashbin.catalog import Item, damaged_names, directories_of_hours, hours_of
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.domains import Domains
 from trashbin.files import names_in
 from trashbin.recover import recover_restores
 from trashbin.spare import Spare
+from trashbin.versions import Versions
 
 _log = logging.getLogger(__name__)
 
@@ -76,12 +79,18 @@ class Expiry:
         self._retention_s = retention_s
         self._instance = instance
         self._clock = clock
+        self._versions = Versions()
 
-    def expires_s(self, item: Item) -> float:
-        """Return when an item leaves the trash, seconds since the epoch."""
-        end_s = layout.hour_end_s(item.entry.hour)
-        assert end_s is not None
-        return end_s + self._retention_s
+    def expires_s(self, item: Item) -> float | None:
+        """Return when an item leaves the trash, seconds since the epoch; None if it is held."""
+        return self._leaves_s(item.above, item.entry.hour)
+
+    def _leaves_s(self, above: bytes, hour: bytes) -> float | None:
+        """Return when an hour has expired; None if it never does, or is no hour."""
+        end_s, term = layout.hour_end_s(hour), layout.term_of(above)
+        if end_s is None or term.is_held:
+            return None
+        return end_s + (self._retention_s if term.retention_s is None else term.retention_s)
 
     async def once(self) -> None:
         """Let go what has expired in every domain, and remove all that has been claimed.
@@ -96,6 +105,7 @@ class Expiry:
             steps = (
                 recover_restores,
                 self._claim_expired,
+                self._claim_surplus,
                 self._drop_journals,
                 self.remove_claimed,
             )
@@ -106,12 +116,18 @@ class Expiry:
                     _log.warning("expiry in domain %x: %s", domain.root.ino, exc)
 
     async def _claim_expired(self, domain: Domain) -> None:
-        horizon_s = time.time() - self._retention_s - _SLACK_S
         for above in directories_of_hours(domain):
-            for hour in await _hours(domain, above):
-                end_s = layout.hour_end_s(hour)
-                if end_s is not None and end_s <= horizon_s:
+            for hour in await hours_of(domain, above):
+                leaves_s = self._leaves_s(above, hour)
+                if leaves_s is not None and leaves_s <= time.time() - _SLACK_S:
                     await self._claim_hour(domain, above, hour)
+
+    async def _claim_surplus(self, domain: Domain) -> None:
+        """Claim the versions of files that are more than is to be kept."""
+        async for above, hour, name in self._versions.surplus(domain):
+            with contextlib.suppress(NotFoundError):
+                await self._claim(domain, above, hour, name)
+                self._meter.count("trash_expired_total", kind="versions")
 
     async def _claim_hour(self, domain: Domain, above: bytes, hour: bytes) -> None:
         """Claim an hour; what can't be claimed now is tried again in the next round."""
@@ -128,7 +144,9 @@ class Expiry:
         except FSError as exc:
             _log.warning("%r of %r can't be claimed: %s", hour, above, exc)
             return
-        self._meter.count("trash_expired_total", kind="tombs" if above == layout.TOMBS else "hours")
+        self._meter.count(
+            "trash_expired_total", kind="tombs" if layout.is_tombs(above) else "hours"
+        )
 
     def _unique(self) -> bytes:
         return f"{self._clock():016x}.{self._instance}".encode()
@@ -142,12 +160,21 @@ class Expiry:
             _log.warning("%r/%r/%r can't be read; kept as held/%r", above, hour, name, kept)
 
     async def _drop_journals(self, domain: Domain) -> None:
+        """Remove journals that are old, and of hours of which there is nothing any more."""
         journals = domain.service(layout.JOURNAL)
         horizon_s = time.time() - self._retention_s - _JOURNAL_KEPT_S
+        old = []
         for name in await names_in(domain.storage, journals):
             journal = layout.parse_journal(name)
             end_s = None if journal is None else layout.hour_end_s(journal[0])
-            if end_s is not None and end_s < horizon_s:
+            if journal is not None and end_s is not None and end_s < horizon_s:
+                old.append((journal[0], name))
+        if not old:
+            return
+        hours = [await hours_of(domain, above) for above in directories_of_hours(domain)]
+        there = set(itertools.chain.from_iterable(hours))
+        for hour, name in old:
+            if hour not in there:
                 await self._remove(journals, name, None)
 
     async def purge(self, domain: Domain, items: Iterable[Item]) -> Removed:
@@ -162,22 +189,25 @@ class Expiry:
         purging = domain.service(layout.PURGING)
         claims = []
         for item in items:
-            claim = b"purge." + self._unique()
-            try:
-                await self._claim_item(domain, item, claim)
-            except NotFoundError:
-                continue  # restored, or purged by somebody else
-            claims.append(claim)
+            name = item.entry.path[0]
+            if item.tomb is not None:
+                name = layout.tomb_name(item.entry, item.ino)
+            with contextlib.suppress(NotFoundError):  # restored, or purged by somebody else
+                claims.append(await self._claim(domain, item.above, item.entry.hour, name))
         spared = Spare(domain)
         return total([await self._removed(purging, claim, spared) for claim in claims])
 
-    async def _claim_item(self, domain: Domain, item: Item, claim: bytes) -> None:
-        path = item.entry.path[:1]
-        if item.tomb is not None:
-            path = (layout.tomb_name(item.entry, item.ino),)
-        async with lying_in(domain, item.above, item.entry.hour, path) as (node, leaf):
+    async def _claim(self, domain: Domain, above: bytes, hour: bytes, name: bytes) -> bytes:
+        """Claim one name in an hour; return what it is called in `purging`.
+
+        Raises:
+            NotFoundError: it is gone.
+        """
+        claim = b"purge." + self._unique()
+        async with lying_in(domain, above, hour, (name,)) as (node, leaf):
             purging = domain.service(layout.PURGING)
             await domain.storage.rename(node, leaf, purging, claim, GATEWAY)
+        return claim
 
     async def remove_claimed(self, domain: Domain) -> None:
         """Remove everything that anybody has claimed; two gateways at it do no harm."""
@@ -193,11 +223,3 @@ class Expiry:
         self._meter.count("purge_removed_total", removed.files, kind="file")
         self._meter.count("purge_removed_total", removed.dirs, kind="dir")
         return removed
-
-
-async def _hours(domain: Domain, above: bytes) -> list[bytes]:
-    try:
-        async with directory_at(domain, above) as node:
-            return await names_in(domain.storage, node)
-    except NotFoundError:
-        return []

@@ -59,7 +59,7 @@ class Ref(NamedTuple):
     """One deleted name."""
 
     above: bytes
-    """Directory that holds the hour: a shard, or `tombs`."""
+    """Directory that holds the hour: a shard, or one of tombstones."""
     raw: bytes
     """Name in the hour."""
     kind: int
@@ -72,6 +72,11 @@ class Ref(NamedTuple):
     def is_dir(self) -> bool:
         """True for a directory."""
         return stat.S_ISDIR(self.kind)
+
+    @property
+    def is_tomb(self) -> bool:
+        """True for a tombstone."""
+        return layout.is_tombs(self.above)
 
 
 class Hour:
@@ -88,7 +93,8 @@ class Hour:
         """True once something has turned out to be no longer there."""
         self.instances: set[str] = set()
         """Which runs of gateways have deleted something."""
-        self._aboves = directories_of_hours(domain)
+        self.aboves = directories_of_hours(domain)
+        """Directories in which it is; the domain may get others later."""
         self._names: dict[Ino, list[bytes]] = {}
         self._dirs: dict[Ino, tuple[Ino, bytes]] = {}
         self._items: dict[bytes, Item | None] = {}
@@ -110,8 +116,8 @@ class Hour:
     def refs(self, parent: Ino) -> list[Ref]:
         """Return what was deleted from a directory, without tombstones beside their entries."""
         refs = [self._ref(packed) for packed in self._names.get(parent, ())]
-        there = {ref.entry.id for ref in refs if ref.above != layout.TOMBS}
-        return [ref for ref in refs if ref.above != layout.TOMBS or ref.entry.id not in there]
+        there = {ref.entry.id for ref in refs if not ref.is_tomb}
+        return [ref for ref in refs if not ref.is_tomb or ref.entry.id not in there]
 
     def directory(self, ino: Ino) -> Ref | None:
         """Return the entry that a directory is in this hour, if it is one."""
@@ -191,7 +197,7 @@ class Hour:
                         if entry is not None and entry.deleter_uid != found.attr.uid:
                             owners[listed.name] = found.attr.uid
 
-        shards = [above for above in self._aboves if above != layout.TOMBS]
+        shards = [above for above in self.aboves if not layout.is_tombs(above)]
         async with settling(self.domain):
             await for_each(shards, one, at_once=_AT_ONCE)
         self._owners, self._knows_owners = owners, True
@@ -225,7 +231,7 @@ class Hour:
     # packed: number of the directory above, kind, and the name as it is
 
     def _ref(self, packed: bytes) -> Ref:
-        above = self._aboves[int.from_bytes(packed[:2], "big")]
+        above = self.aboves[int.from_bytes(packed[:2], "big")]
         raw = packed[3:]
         entry = _parse(above, raw)
         assert entry is not None
@@ -233,10 +239,10 @@ class Hour:
 
     def add(self, number: int, listed: DirEntry) -> bool:
         """Take a name that was found in the hour; False for what is none of an entry."""
-        entry = _parse(self._aboves[number], listed.name)
+        entry = _parse(self.aboves[number], listed.name)
         if entry is None:
             return False
-        complete = entry.name and self._aboves[number] != layout.TOMBS
+        complete = entry.name and not layout.is_tombs(self.aboves[number])
         kind = stat.S_IFMT(listed.kind) if complete else 0
         packed = number.to_bytes(2, "big") + bytes([kind >> 12]) + listed.name
         self._names.setdefault(entry.parent, []).append(packed)
@@ -248,7 +254,7 @@ class Hour:
 
 
 def _parse(above: bytes, raw: bytes) -> EntryName | None:
-    if above != layout.TOMBS:
+    if not layout.is_tombs(above):
         return layout.parse_entry(raw)
     parsed = layout.parse_tomb(raw)
     return None if parsed is None else parsed[0]
@@ -265,7 +271,7 @@ def _is_of(ref: Ref, viewer: Viewer) -> bool:
 
 
 def _lies_as_directory(ref: Ref) -> bool:
-    return ref.is_dir or (ref.above != layout.TOMBS and not ref.entry.name)
+    return ref.is_dir or (not ref.is_tomb and not ref.entry.name)
 
 
 class TooManyError(FSError):
@@ -306,7 +312,7 @@ async def read_hour(
                     if hour.add(number, entry) and hour.size > limit:
                         raise TooManyError(errno.EFBIG, f"more than {limit} names in an hour")
 
-    await for_each(enumerate(directories_of_hours(domain)), one, at_once=_AT_ONCE)
+    await for_each(enumerate(hour.aboves), one, at_once=_AT_ONCE)
     if hour.size:
         await _find_paths(hour, journals, waiting, paths)
     return hour

@@ -3,10 +3,10 @@
 Pure functions and values; no storage. One trash per rename domain:
 
     .trashbin/format.json                    {"version": 1}
-    .trashbin/r<rank>.<2 hex>/<hour>/<entry> what was deleted, by rename
+    .trashbin/r<rank>.<2 hex>[<term>]/<hour>/<entry>  what was deleted, by rename
     .trashbin/r<rank>.<2 hex>/fresh/<id>     files that are about to replace a truncated one
     .trashbin/journal/<hour>.<instance>.jsonl
-    .trashbin/tombs/<hour>/<prefix>.<inode>  names whose inode lives on elsewhere
+    .trashbin/tombs[<term>]/<hour>/<prefix>.<inode>   names whose inode lives on elsewhere
     .trashbin/restoring/<run>/               restores under way
     .trashbin/purging/                       claimed for removal, no longer restorable
     .trashbin/held/                          set aside: unreadable entries found while expiring
@@ -16,11 +16,15 @@ Pure functions and values; no storage. One trash per rename domain:
 An entry is `<prefix>.<name>`, the prefix being
 `<deleted ns, 16 hex>.<instance, 4 hex>.<deleter uid, hex>.<parent inode, hex>`. Where that would
 pass 255 bytes the name goes, whole, inside a directory named by the prefix alone.
+
+A term says for how long something is kept, where that isn't as usual: `.k<seconds>`, `.v<newest>`,
+both, or `.held`.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from typing import NamedTuple
 
@@ -45,12 +49,41 @@ STAGED = b".new-"
 """How the name of a file that is being written begins."""
 
 _PREFIX = re.compile(rb"([0-9a-f]{16})\.([0-9a-f]{4})\.([0-9a-f]{1,8})\.([0-9a-f]{1,16})")
-_SHARD = re.compile(rb"r(0|[1-9]\d{0,3})\.([0-9a-f]{2})")
+_TERM = rb"((?:\.k(?:0|[1-9]\d{0,9}))?(?:\.v[1-9]\d{0,3})?|\.held)"
+_SHARD = re.compile(rb"r(0|[1-9]\d{0,3})\.([0-9a-f]{2})" + _TERM)
+_TOMBS = re.compile(TOMBS + _TERM)
+_TERM_PARTS = re.compile(rb"(?:\.k(\d+))?(?:\.v(\d+))?(\.held)?")
 _NUMBER = re.compile(rb"[0-9a-f]{1,16}")
 _HOUR = re.compile(rb"\d{4}-\d{2}-\d{2}T\d{2}")
 _JOURNAL = re.compile(_HOUR.pattern.join((rb"(", rb")\.([0-9a-f]{4})\.jsonl")))
 _NS = 1_000_000_000
 HOUR_S = 3600
+
+_remembered = functools.lru_cache(maxsize=4096)
+"""For what is asked of a few names again and again."""
+
+
+class Term(NamedTuple):
+    """How long something is kept, as the directory says that holds its hours."""
+
+    retention_s: int | None = None
+    """From the end of its hour; None: as the trash has it."""
+    versions: int | None = None
+    """How many of one name in one directory are kept, the newest; None: all."""
+    is_held: bool = False
+    """True for what is kept until somebody lets it go."""
+
+    @property
+    def suffix(self) -> bytes:
+        """What it adds to the name of a directory; nothing if all is as usual."""
+        if self.is_held:
+            return b".held"
+        kept = b"" if self.retention_s is None else b".k%d" % self.retention_s
+        return kept if self.versions is None else kept + b".v%d" % self.versions
+
+
+USUAL = Term()
+HOLD = Term(is_held=True)
 
 
 class EntryName(NamedTuple):
@@ -122,15 +155,64 @@ def parse_tomb(raw: bytes) -> tuple[EntryName, Ino] | None:
     return (entry._replace(name=b""), ino) if tomb_name(entry, ino) == raw else None
 
 
-def shard_name(rank: Rank, number: int) -> bytes:
-    """Name of a shard directory; `number` is 0..255."""
-    return f"r{rank}.{number:02x}".encode()
+class ShardName(NamedTuple):
+    """What the name of a shard says."""
+
+    rank: Rank
+    number: int
+    """0..255."""
+    term: Term = USUAL
+
+    @property
+    def raw(self) -> bytes:
+        """Name of the directory."""
+        return f"r{self.rank}.{self.number:02x}".encode() + self.term.suffix
 
 
-def parse_shard(raw: bytes) -> tuple[Rank, int] | None:
+@_remembered
+def parse_shard(raw: bytes) -> ShardName | None:
     """Read the name of a shard directory; None if it is none."""
     match = _SHARD.fullmatch(raw)
-    return None if match is None else (Rank(int(match[1])), int(match[2], 16))
+    if match is None:
+        return None
+    return ShardName(Rank(int(match[1])), int(match[2], 16), _term(match[3]))
+
+
+def tombs_name(term: Term) -> bytes:
+    """Name of the directory of tombstones of a term."""
+    return TOMBS + term.suffix
+
+
+@_remembered
+def is_tombs(above: bytes) -> bool:
+    """Tell whether a directory holds tombstones."""
+    return _TOMBS.fullmatch(above) is not None
+
+
+def has_hours(above: bytes) -> bool:
+    """Tell whether a directory holds hours: a shard, or one of tombstones."""
+    return parse_shard(above) is not None or is_tombs(above)
+
+
+@_remembered
+def term_of(above: bytes) -> Term:
+    """Return how long things are kept in a directory of hours."""
+    match = _TOMBS.fullmatch(above)
+    if match is not None:
+        return _term(match[1])
+    shard = parse_shard(above)
+    return USUAL if shard is None else shard.term
+
+
+def _term(suffix: bytes) -> Term:
+    match = _TERM_PARTS.fullmatch(suffix)
+    assert match is not None
+    kept, versions, held = match.groups()
+    return Term(
+        None if kept is None else int(kept),
+        None if versions is None else int(versions),
+        held is not None,
+    )
 
 
 def hour_name(time_ns: int) -> bytes:

@@ -17,9 +17,9 @@ import trio
 from cephfs_ext.core.errors import ExistsError, FSError, NotFoundError
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY, Ino
-from trashbin import tombs
+from trashbin import layout, tombs
 from trashbin.domain import Domain, lying_in
-from trashbin.layout import EntryName
+from trashbin.layout import EntryName, Term
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ async def bury_link(domain: Domain, shard: bytes, entry: EntryName) -> bool:
     try:
         with trio.CancelScope(shield=True):
             async with lying_in(domain, shard, entry.hour, entry.path) as (above, leaf):
-                buried = await _bury_link(domain, entry, above, leaf)
+                buried = await _bury_link(domain, entry, layout.term_of(shard), above, leaf)
             if buried:
                 await drop_long_name_dir(domain, shard, entry)
     except NotFoundError:
@@ -109,7 +109,9 @@ async def bury_link(domain: Domain, shard: bytes, entry: EntryName) -> bool:
     return buried
 
 
-async def _bury_link(domain: Domain, entry: EntryName, above: Node, leaf: bytes) -> bool:
+async def _bury_link(
+    domain: Domain, entry: EntryName, term: Term, above: Node, leaf: bytes
+) -> bool:
     storage = domain.storage
     found = await storage.lookup(above, leaf)
     try:
@@ -120,11 +122,11 @@ async def _bury_link(domain: Domain, entry: EntryName, above: Node, leaf: bytes)
             removed = False
             try:
                 with contextlib.suppress(ExistsError):
-                    await tombs.bury(domain, entry, tomb)
+                    await tombs.bury(domain, entry, tomb, term)
                 removed = await _remove(storage, above, leaf, found.attr.ino)
             finally:
                 if not removed and await has_name(storage, above, leaf, found.attr.ino):
-                    await tombs.exhume(domain, entry, found.attr.ino)
+                    await tombs.exhume(domain, entry, found.attr.ino, term)
             return removed
     finally:
         storage.forget(found.node)

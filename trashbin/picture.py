@@ -26,10 +26,9 @@ from cephfs_ext.core.limits import VIEW_LISTED, VIEW_NAMES
 from cephfs_ext.core.ports import Meter
 from cephfs_ext.core.types import NAME_MAX, Ino
 from trashbin import layout
-from trashbin.catalog import directories_of_hours
-from trashbin.domain import Domain, directory_at
+from trashbin.catalog import directories_of_hours, hours_of
+from trashbin.domain import Domain
 from trashbin.domains import Domains
-from trashbin.files import names_in
 from trashbin.hours import Hour, Ref, TooManyError, Viewer, read_hour
 from trashbin.journal import Journal
 from trashbin.names import shortened
@@ -333,8 +332,7 @@ class Pictures:
         there: set[bytes] = set()
         for _, domain in await self._domains_around(under):
             for above in directories_of_hours(domain):
-                async with directory_at(domain, above) as node:
-                    there.update(await names_in(domain.storage, node))
+                there.update(await hours_of(domain, above))
         return [name for name in sorted(there) if await self.has(name, under, place, viewer)]
 
     async def has(self, hour: bytes, under: bytes, place: Place, viewer: Viewer) -> bool:

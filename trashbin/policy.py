@@ -15,9 +15,10 @@ import dataclasses
 import functools
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cephfs_ext.core.config import PolicyRule
+from trashbin.layout import USUAL, Term
 
 MARK = b"user.cephfs_ext.trash"
 
@@ -58,6 +59,18 @@ class Decision:
     rule: str
     """Name of the rule, `mark`, or nothing where none applied."""
     why: str
+    term: Term = USUAL
+    """How long it is kept, if it is."""
+
+
+def term_of(rule: PolicyRule) -> Term:
+    """Return how long a rule has things kept."""
+    return Term(None if rule.retention_s is None else int(rule.retention_s), rule.versions)
+
+
+def terms(rules: Iterable[PolicyRule]) -> set[Term]:
+    """Return the terms that rules ask for, but the usual one."""
+    return {term_of(rule) for rule in rules if rule.keep} - {USUAL}
 
 
 def decide(rules: Sequence[PolicyRule], thing: Candidate, *, now_ns: int) -> Decision:
@@ -69,7 +82,8 @@ def decide(rules: Sequence[PolicyRule], thing: Candidate, *, now_ns: int) -> Dec
     for rule in rules:
         reasons = _reasons(rule, thing, now_ns)
         if reasons is not None:
-            return Decision(rule.keep, rule.name, "; ".join(reasons) or "it has no condition")
+            why = "; ".join(reasons) or "it has no condition"
+            return Decision(rule.keep, rule.name, why, term_of(rule))
     return Decision(True, "", "no rule applies")
 
 

@@ -35,7 +35,7 @@ from trashbin import layout, links, tombs
 from trashbin.domain import Domain, lying_in
 from trashbin.files import RENAME_NOREPLACE, exists, is_empty, make_like, remove_quietly
 from trashbin.journal import Journal, Record
-from trashbin.layout import EntryName
+from trashbin.layout import USUAL, EntryName, Term
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class Place:
     """Relative to the domain's root."""
     rank: Rank = _FIRST
     """Metadata server that has the parent's content."""
+    term: Term = USUAL
+    """How long it is to be kept."""
 
 
 _Step = Callable[[Node, bytes], Awaitable[None]]
@@ -162,7 +164,7 @@ class Put:
             NotFoundError: the name is gone, or another inode's by now; nothing has changed.
             FSError: nothing has changed.
         """
-        shard = domain.shard_of(at.parent.ino, at.rank)
+        shard = domain.shard_of(at.parent.ino, at.rank, at.term)
         aside = await domain.hour_in(shard.node, layout.FRESH)
         name = self._entry(at, who).id.encode()
         fresh = await make_like(self._storage, aside, name, victim)
@@ -243,12 +245,12 @@ class Put:
         entry = self._entry(at, who)
         tomb = await tombs.describe(self._storage, "dir", at.name, victim)
         try:
-            await tombs.bury(domain, entry, tomb)
+            await tombs.bury(domain, entry, tomb, at.term)
             await replace()
         except BaseException:
-            await self._exhume_unless_gone(domain, entry, victim)
+            await self._exhume_unless_gone(domain, at, entry, victim)
             raise
-        if await self._exhume_unless_gone(domain, entry, victim):
+        if await self._exhume_unless_gone(domain, at, entry, victim):
             return False  # at the last moment somebody has moved it away, maybe into the trash
         self._done(domain, entry, at, victim.attr, who, "replaced")
         return False
@@ -268,7 +270,7 @@ class Put:
 
     async def _into(self, domain: Domain, at: Place, entry: EntryName, step: _Step) -> None:
         """Carry out `step` in the directory that an entry belongs into, made if it is missing."""
-        shard = domain.shard_of(entry.parent, at.rank)
+        shard = domain.shard_of(entry.parent, at.rank, at.term)
         for attempt in range(_ATTEMPTS):
             try:
                 async with domain.entry_dir(shard, entry) as above:
@@ -352,7 +354,7 @@ class Put:
         return not await links.bury_link(domain, self._shard(domain, at, entry), entry)
 
     def _shard(self, domain: Domain, at: Place, entry: EntryName) -> bytes:
-        return domain.shard_of(entry.parent, at.rank).name
+        return domain.shard_of(entry.parent, at.rank, at.term).name
 
     async def _unlink_unless_replaced(
         self, domain: Domain, at: Place, entry: EntryName, attr: Attr
@@ -374,13 +376,15 @@ class Put:
             _log.warning("a second link of %s stays in the trash: %s", entry.id, exc)
         return dropped
 
-    async def _exhume_unless_gone(self, domain: Domain, entry: EntryName, victim: Found) -> bool:
+    async def _exhume_unless_gone(
+        self, domain: Domain, at: Place, entry: EntryName, victim: Found
+    ) -> bool:
         """Remove the tombstone of a directory that is still somewhere; False if it stays."""
         try:
             with trio.CancelScope(shield=True):
                 if (await self._storage.getattr(victim.node)).nlink == 0:
                     return False
-                await tombs.exhume(domain, entry, victim.attr.ino)
+                await tombs.exhume(domain, entry, victim.attr.ino, at.term)
         except FSError as exc:
             _log.warning("tombstone %s stays in the trash: %s", entry.id, exc)
             return False

@@ -208,7 +208,7 @@ async def _was_never_deleted(domain: Domain, item: Item, parents: Parents) -> bo
         return await links.take_back(domain, item.above, item.entry, item.ino, parent)
     if not await links.has_name(domain.storage, parent, item.entry.name, item.ino):
         return False
-    await tombs.exhume(domain, item.entry, item.ino)
+    await tombs.exhume(domain, item.entry, item.ino, layout.term_of(item.above))
     return True
 
 
@@ -218,4 +218,4 @@ async def _drop_stand_ins(domain: Domain, items: Sequence[Item]) -> None:
     for tomb in items:
         item = entries.get(tomb.entry.id)
         if tomb.tomb is not None and item is not None and await is_there(domain, item):
-            await tombs.exhume(domain, tomb.entry, tomb.ino)
+            await tombs.exhume(domain, tomb.entry, tomb.ino, layout.term_of(tomb.above))

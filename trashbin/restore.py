@@ -32,7 +32,7 @@ from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY, AttrChange, Ino
 from trashbin import layout, links, tombs
 from trashbin.catalog import Item
-from trashbin.domain import Domain, lying_in
+from trashbin.domain import Domain, Shard, lying_in
 from trashbin.files import RENAME_NOREPLACE
 from trashbin.runs import MADE, PLAN, TREE, Plan, Target, appear, remove_run, undo
 from trashbin.settle import settling
@@ -143,7 +143,7 @@ class Restore:
             await self._move(domain, item, item.above, to)
             return
         await self._make_entry(domain, item, item.tomb, aside)
-        shard = domain.shard_of(item.entry.parent).name
+        shard = _shard_of(domain, item).name
         try:
             await self._move(domain, item, shard, to)
         except BaseException:
@@ -173,18 +173,18 @@ class Restore:
         """
         path = (layout.tomb_name(item.entry, tomb.ino),)
         async with self._storage.exclusive(domain.lock_of(tomb.ino)):
-            async with lying_in(domain, layout.TOMBS, item.entry.hour, path) as (above, name):
+            async with lying_in(domain, item.above, item.entry.hour, path) as (above, name):
                 self._storage.forget((await self._storage.resolve(above, name)).node)
             if tomb.kind == "link":
                 await self._link_again(domain, item, tomb)
             else:
                 await self._make_dir_again(domain, item, tomb, aside)
-            await tombs.exhume(domain, item.entry, tomb.ino)
+            await tombs.exhume(domain, item.entry, tomb.ino, layout.term_of(item.above))
 
     async def _link_again(self, domain: Domain, item: Item, tomb: Tomb) -> None:
         found = await self._storage.find(tomb.ino, tomb.token)
         try:
-            shard = domain.shard_of(item.entry.parent)
+            shard = _shard_of(domain, item)
             async with domain.entry_dir(shard, item.entry) as above:
                 with contextlib.suppress(ExistsError):
                     await self._storage.link(found.node, above, item.entry.path[-1], GATEWAY)
@@ -197,7 +197,7 @@ class Restore:
         made = await self._storage.mkdir(aside, name, tomb.mode & 0o7777, GATEWAY)
         try:
             await self._set_attributes(made.node, tomb)
-            shard = domain.shard_of(item.entry.parent)
+            shard = _shard_of(domain, item)
             async with domain.entry_dir(shard, item.entry) as above:
                 leaf = item.entry.path[-1]
                 await self._storage.rename(aside, name, above, leaf, GATEWAY)
@@ -249,8 +249,13 @@ async def _undo(domain: Domain, plan: Plan, aside: Node) -> None:
                 _log.warning("a restore that failed is left to recovery: %s", exc)
 
 
+def _shard_of(domain: Domain, item: Item) -> Shard:
+    """Choose the shard in which an entry takes the place of a tombstone."""
+    return domain.shard_of(item.entry.parent, term=layout.term_of(item.above))
+
+
 def _plan(domain: Domain, top: Item, target: Target) -> Plan:
-    above = top.above if top.tomb is None else domain.shard_of(top.entry.parent).name
+    above = top.above if top.tomb is None else _shard_of(domain, top).name
     token = domain.storage.token(target.parent)
     return Plan(above, top.entry.hour, top.entry.path, target.parent.ino, token, target.name)
 

@@ -215,7 +215,7 @@ async def _drop_stand_ins(domain: Domain, plan: Plan, entry: EntryName) -> None:
     with contextlib.suppress(NotFoundError):
         async with lying_in(domain, plan.above, plan.hour, plan.path) as (above, leaf):
             domain.storage.forget((await domain.storage.resolve(above, leaf)).node)
-        await tombs.exhume_all(domain, entry)
+        await tombs.exhume_all(domain, entry, layout.term_of(plan.above))
 
 
 async def _finished(domain: Domain, plan: Plan, aside: Node, ino: Ino) -> bool:

@@ -224,7 +224,7 @@ class TrashService:
                 return Answer(listed, label, path, verdict, "the name is taken")
             if dry_run:
                 return Answer(listed, label, path, Outcome.WOULD_RESTORE, "")
-            done = await self._restore.tree(listed.domain, listed.tree, Target(target.parent, name))
+            listed, done = await self._bring_back(listed, Target(target.parent, name))
             self._forget(target.parent.ino, name, done.inos)
             return _restored(listed, label, path, done)
         except BaseException:
@@ -232,6 +232,23 @@ class TrashService:
             raise
         finally:
             place.close()
+
+    async def _bring_back(self, listed: Listed, target: Target) -> tuple[Listed, Restored]:
+        """Make a tree appear, looked for anew if its top lies elsewhere by now.
+
+        A tombstone is made an entry when the last link of its inode leaves the trash.
+
+        Raises:
+            FSError: as `Restore.tree` has it.
+        """
+        while True:
+            try:
+                return listed, await self._restore.tree(listed.domain, listed.tree, target)
+            except NotFoundError:
+                before = listed.tree.top
+                listed = await self._find(before.entry.id)
+                if listed.tree.top == before:
+                    raise
 
     async def restore_as(
         self, caller: Caller, entry_id: str, parent: Ino, token: bytes, name: bytes
@@ -255,7 +272,7 @@ class TrashService:
             raise FSError(errno.EFBIG, f"{entry_id} has more than {VIEW_RESTORED} entries")
         found = await self._storage.find(parent, token)
         try:
-            done = await self._restore.tree(listed.domain, listed.tree, Target(found.node, name))
+            listed, done = await self._bring_back(listed, Target(found.node, name))
         finally:
             self._storage.forget(found.node)
         self._forget(parent, name, done.inos)
@@ -328,9 +345,10 @@ class TrashService:
         removed = [await self._expiry.purge(domains[root], items[root]) for root in domains]
         return total(removed)
 
-    def expires_s(self, listed: Listed) -> float:
-        """Return when a tree begins to leave the trash, seconds since the epoch."""
-        return min(self._expiry.expires_s(tree.top) for tree, _ in listed.tree.walk())
+    def expires_s(self, listed: Listed) -> float | None:
+        """Return when a tree begins to leave the trash, seconds since the epoch; None: never."""
+        times = [self._expiry.expires_s(tree.top) for tree, _ in listed.tree.walk()]
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
 
 def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:

@@ -33,7 +33,7 @@ async def settling(domain: Domain) -> AsyncIterator[None]:
 
 
 async def _settle_often(domain: Domain) -> None:
-    one_of_each = {shard.rank: shard.node for shard in domain.shards}
+    one_of_each = {shard.key.rank: shard.node for shard in domain.shards()}
     try:
         while True:
             await trio.sleep(_PAUSE_S)

@@ -18,9 +18,8 @@ from bisect import bisect_left
 from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout, tombs
-from trashbin.catalog import Item, NameOfHour, names_of_hour, scan_some
-from trashbin.domain import Domain, directory_at
-from trashbin.files import names_in
+from trashbin.catalog import Item, NameOfHour, hours_of, names_of_hour, scan_some
+from trashbin.domain import Domain
 
 _FRESH_S = 2.0
 """How long promises are believed to be all."""
@@ -31,8 +30,9 @@ class Spare:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self._hours: dict[bytes, array[int]] = {}
-        """Promised inodes, sorted, by hour of the tombstone: eight bytes for each."""
+        self._hours: dict[tuple[bytes, bytes], array[int]] = {}
+        """Promised inodes, sorted, by hour of the tombstone and the directory that holds it: eight
+        bytes for each."""
         self._read_s = float("-inf")
 
     async def look_again(self) -> None:
@@ -40,16 +40,18 @@ class Spare:
         if time.monotonic() - self._read_s < _FRESH_S:
             return
         self._read_s = time.monotonic()
-        async with directory_at(self._domain, layout.TOMBS) as node:
-            hours = await names_in(self._domain.storage, node)
-        known = sorted(self._hours)[:-2]  # delete times are those of now: older hours only shrink
-        for hour in hours:
-            if hour not in known:
-                inos = [ino for _, ino in await self._tombs_of(hour)]
-                self._hours[hour] = array("Q", sorted(inos))
+        hours = []
+        for above in filter(layout.is_tombs, list(self._domain.directories)):
+            hours += [(hour, above) for hour in await hours_of(self._domain, above)]
+        recent = sorted({hour for hour, _ in hours})[-2:]  # older hours only shrink
+        for hour, above in hours:
+            moved_to = layout.term_of(above).is_held
+            if (hour, above) not in self._hours or hour in recent or moved_to:
+                inos = [ino for _, ino in await self._tombs_of(hour, above)]
+                self._hours[hour, above] = array("Q", sorted(inos))
 
-    async def _tombs_of(self, hour: bytes) -> list[tuple[NameOfHour, Ino]]:
-        listed = await names_of_hour(self._domain, layout.TOMBS, hour)
+    async def _tombs_of(self, hour: bytes, above: bytes) -> list[tuple[NameOfHour, Ino]]:
+        listed = await names_of_hour(self._domain, above, hour)
         parsed = [(name, layout.parse_tomb(name.name)) for name in listed]
         return [(name, tomb[1]) for name, tomb in parsed if tomb is not None]
 
@@ -80,16 +82,17 @@ class Spare:
             if item is None:
                 await storage.unlink(above, name, GATEWAY)
                 return True
-            shard = self._domain.shard_of(item.entry.parent)
+            term = layout.term_of(item.above)
+            shard = self._domain.shard_of(item.entry.parent, term=term)
             async with self._domain.entry_dir(shard, item.entry) as directory:
                 await storage.rename(above, name, directory, item.entry.path[-1], GATEWAY)
-            await tombs.exhume(self._domain, item.entry, ino)
+            await tombs.exhume(self._domain, item.entry, ino, term)
             return False
 
     async def _newest_tomb(self, ino: Ino) -> Item | None:
-        for hour in sorted(self._hours, reverse=True):
-            names = [name for name, of in await self._tombs_of(hour) if of == ino]
-            items = await scan_some(self._domain, layout.TOMBS, hour, names)
+        for hour, above in sorted(self._hours, reverse=True):
+            names = [name for name, of in await self._tombs_of(hour, above) if of == ino]
+            items = await scan_some(self._domain, above, hour, names)
             links = [item for item in items if item.tomb is not None and item.tomb.kind == "link"]
             if links:
                 return max(links, key=lambda item: item.entry.deleted_ns)

@@ -24,7 +24,7 @@ from cephfs_ext.core.types import GATEWAY, Attr, Ino
 from trashbin import layout
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.files import names_in, read_node, remove_quietly, write_file
-from trashbin.layout import EntryName
+from trashbin.layout import EntryName, Term
 from trashbin.names import is_name
 
 _FILE_LIMIT = 8 * 1024 * 1024
@@ -105,8 +105,8 @@ async def describe(storage: Storage, kind: TombKind, name: bytes, found: Found) 
     )  # fmt: skip
 
 
-async def bury(domain: Domain, entry: EntryName, tomb: Tomb) -> None:
-    """Write a tombstone durably.
+async def bury(domain: Domain, entry: EntryName, tomb: Tomb, term: Term) -> None:
+    """Write a tombstone durably, to be kept for a term.
 
     Raises:
         ExistsError: there is one.
@@ -122,7 +122,7 @@ async def bury(domain: Domain, entry: EntryName, tomb: Tomb) -> None:
             await write_file(storage, directory, name, raw)
 
     for attempt in range(2):
-        above = domain.service(layout.TOMBS)
+        above = domain.directories[domain.tombs(term)]
         directory = await domain.hour_in(above, entry.hour)
         try:
             await domain.in_spite_of_quota(directory, write)
@@ -133,18 +133,18 @@ async def bury(domain: Domain, entry: EntryName, tomb: Tomb) -> None:
                 raise
 
 
-async def exhume(domain: Domain, entry: EntryName, ino: Ino) -> None:
+async def exhume(domain: Domain, entry: EntryName, ino: Ino, term: Term) -> None:
     """Remove the tombstone of a name that is back, or was never gone; one that is gone is fine."""
     path = (layout.tomb_name(entry, ino),)
     with contextlib.suppress(NotFoundError):
-        async with lying_in(domain, layout.TOMBS, entry.hour, path) as (above, name):
+        async with lying_in(domain, domain.tombs(term), entry.hour, path) as (above, name):
             await remove_quietly(domain.storage, above, name)
 
 
-async def exhume_all(domain: Domain, entry: EntryName) -> None:
+async def exhume_all(domain: Domain, entry: EntryName, term: Term) -> None:
     """Remove what tombstones stand beside an entry, of whatever inode."""
     with contextlib.suppress(NotFoundError):
-        async with directory_at(domain, layout.TOMBS, entry.hour) as hour:
+        async with directory_at(domain, domain.tombs(term), entry.hour) as hour:
             for name in await names_in(domain.storage, hour):
                 parsed = layout.parse_tomb(name)
                 if parsed is not None and parsed[0].prefix == entry.prefix:

@@ -174,7 +174,7 @@ def show(entry_id: str, path: str | None, as_json: bool, loaded: Loaded) -> None
         ("mode", f"{detail.mode & 0o7777:04o}"),
         ("size", human_size(item.size_bytes)),
         ("entries", "?" if item.entries is None else str(item.entries)),
-        ("expires", item.expires_at),
+        ("expires", item.expires_at or "never, it is held"),
     ]
     for key, value in rows:
         click.echo(f"{key:<10}{value}")

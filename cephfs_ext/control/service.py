@@ -94,7 +94,8 @@ class TrashItem(msgspec.Struct, frozen=True, kw_only=True):
     entries: int | None
     """Names in the tree, its top among them; null where that would take long to count."""
     size_bytes: int | None
-    expires_at: str
+    expires_at: str | None
+    """When it begins to leave the trash; None if it is held."""
     pid: int | None = None
     command: str | None = None
 

@@ -80,6 +80,10 @@ class PolicyRule:
     older_than_s: float | None = None
     """Since the last change of the content."""
     younger_than_s: float | None = None
+    retention_s: float | None = None
+    """How long it is kept; None: `trash.retention_s`."""
+    versions: int | None = dataclasses.field(default=None, metadata={"least": 1, "most": 9999})
+    """How many of one name are kept, the newest; None: all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +366,7 @@ def _rule(number: int, fields: object) -> PolicyRule:
     if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
         raise ValueError(f"rule {number} needs a name")
     kinds = get_type_hints(PolicyRule)
+    limits = {field.name: field.metadata for field in dataclasses.fields(PolicyRule)}
     converted = {}
     for key, value in fields.items():
         if key not in kinds:
@@ -370,9 +375,13 @@ def _rule(number: int, fields: object) -> PolicyRule:
             raise ValueError(f"rule {fields['name']}: unknown key {key}; {hint}")
         try:
             converted[key] = _condition(kinds[key], value)
+            _check_limits(limits[key], converted[key])
         except ValueError as exc:
             raise ValueError(f"rule {fields['name']}: {key}: {exc}") from exc
-    return PolicyRule(**converted)
+    rule = PolicyRule(**converted)
+    if not rule.keep and (rule.retention_s, rule.versions) != (None, None):
+        raise ValueError(f"rule {rule.name}: keep = false leaves nothing to keep for a time")
+    return rule
 
 
 def _condition(kind: Any, value: object) -> Any:

@@ -217,6 +217,7 @@ class Answers:
         top, record = listed.tree.top, listed.record
         count = await totals(listed.domain, listed.tree)
         path = None if listed.path is None else to_text(listed.path)
+        expires_s = self._trash.expires_s(listed)
         return TrashItem(
             id=top.entry.id,
             path=None if path is None else path.text,
@@ -228,7 +229,7 @@ class Answers:
             owner_uid=top.owner_uid,
             entries=count.entries,
             size_bytes=count.size,
-            expires_at=_rfc3339(self._trash.expires_s(listed)),
+            expires_at=None if expires_s is None else _rfc3339(expires_s),
             pid=None if record is None else record.pid,
             command=None if record is None else record.command,
         )

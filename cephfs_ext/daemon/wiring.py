@@ -18,7 +18,7 @@ from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import Status
 from cephfs_ext.control.state import State
 from cephfs_ext.core.clock import MonotonicNs
-from cephfs_ext.core.config import Config, Source
+from cephfs_ext.core.config import Config, PolicyRule, Source
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, UserError
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import Ino
@@ -44,7 +44,7 @@ from trashbin.domains import Domains
 from trashbin.expire import Expiry, Removed
 from trashbin.journal import Journal
 from trashbin.picture import Pictures
-from trashbin.policy import DEFAULT_RULES
+from trashbin.policy import DEFAULT_RULES, terms
 from trashbin.put import Put
 from trashbin.restore import Restore
 from trashbin.service import TrashService
@@ -151,10 +151,10 @@ async def open_domains(
         UserError: the trash at the root is not ours to use.
     """
     owner_uid = 0 if users.kind == "ceph" else os.geteuid()
-    shards = config.trash.shards
+    shards, kept = config.trash.shards, terms(_rules(config))
     relief = background if background.kind == "ceph" else None
-    mine = Domains(background, owner_uid=owner_uid, shards_per_rank=shards)
-    theirs = Domains(users, owner_uid=owner_uid, shards_per_rank=shards, relief=relief)
+    mine = Domains(background, owner_uid=owner_uid, shards_per_rank=shards, terms=kept)
+    theirs = Domains(users, owner_uid=owner_uid, shards_per_rank=shards, terms=kept, relief=relief)
     try:
         if config.trash.enabled and not config.mount.read_only:
             await _open_roots(mine, theirs)
@@ -204,7 +204,7 @@ def build(
         put,
         marks,
         meter,
-        rules=(*config.trash.policy, *(DEFAULT_RULES if config.trash.default_policy else ())),
+        rules=_rules(config),
         enabled=config.trash.enabled,
         shadow=config.trash.mode == "shadow",
     )
@@ -301,6 +301,10 @@ def build(
         domains[1],
         meter,
     )
+
+
+def _rules(config: Config) -> tuple[PolicyRule, ...]:
+    return (*config.trash.policy, *(DEFAULT_RULES if config.trash.default_policy else ()))
 
 
 def _expiry(

@@ -146,8 +146,8 @@ TABLE = (
     Metric(
         "counter",
         "trash_expired_total",
-        "Hours of a shard, and of tombstones, that expired.",
-        _one("kind", ["hours", "tombs"]),
+        "Hours of a shard, and of tombstones, that expired; versions beyond a limit.",
+        _one("kind", ["hours", "tombs", "versions"]),
     ),
     Metric("gauge", "trash_damaged_entries", "Things in the trash that can't be read."),
     Metric(

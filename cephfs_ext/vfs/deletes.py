@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -27,6 +28,7 @@ from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.domain import Domain
 from trashbin.domains import Domains
+from trashbin.layout import USUAL, Term
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
 
@@ -37,6 +39,19 @@ _ATTEMPTS = 3
 
 _MADE_ANEW_S = (0.0, 0.1, 0.3, 1.0)
 """Pauses between attempts to delete while another client removes the trash."""
+
+
+Step = Callable[[Domain, Place], Awaitable[None]]
+"""Something to do in a trash, for a name that goes."""
+
+
+class Verdict(NamedTuple):
+    """What becomes of something that is deleted."""
+
+    bypass: str
+    """Why it is really removed; nothing if it is kept."""
+    term: Term = USUAL
+    """How long it is kept."""
 
 
 class _RacedError(Exception):
@@ -91,14 +106,17 @@ class Deletes:
                 raise FSError(errno.EISDIR)
             await self.check_rights(above, victim.attr, who.cred)
             await self.check_protection(parent)
-            if await self.bypasses(parent, name, victim.attr):
+            verdict = await self.verdict(parent, name, victim.attr)
+            if verdict.bypass:
                 await self._storage.unlink(above, name, who.cred)
                 return
-            await self._trash_file(parent, name, victim, who)
+            await self._trash_file(parent, name, victim, who, verdict.term)
         finally:
             self._storage.forget(victim.node)
 
-    async def _trash_file(self, parent: NodeId, name: bytes, victim: Found, who: Deleter) -> None:
+    async def _trash_file(
+        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term
+    ) -> None:
         async def step(domain: Domain, at: Place) -> None:
             hidden = True
             if victim.attr.nlink > 1:
@@ -111,7 +129,7 @@ class Deletes:
             if hidden:
                 self._nodes.hide_link(victim.attr.ino)
 
-        await self.in_domain(parent, name, step)
+        await self.in_domain(parent, name, step, term)
 
     async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove an empty directory; it is in the trash afterwards.
@@ -126,12 +144,15 @@ class Deletes:
                 raise FSError(errno.ENOTDIR)
             await self.check_rights(above, victim.attr, who.cred)
             await self.check_protection(parent)
-            if await self.bypasses(parent, name, victim.attr):
+            verdict = await self.verdict(parent, name, victim.attr)
+            if verdict.bypass:
                 await self._storage.rmdir(above, name, who.cred)
             else:
-                await self.in_domain(
-                    parent, name, lambda domain, at: self.put.directory(domain, at, victim, who)
-                )
+
+                async def step(domain: Domain, at: Place) -> None:
+                    await self.put.directory(domain, at, victim, who)
+
+                await self.in_domain(parent, name, step, verdict.term)
                 self._nodes.hide_link(victim.attr.ino)
             self._nodes.gone(parent, name)
             self._nodes.dead(victim.attr.ino)
@@ -159,7 +180,8 @@ class Deletes:
             async def step(domain: Domain, at: Place) -> None:
                 await self.put.tree(domain, at, victim, who)
 
-            await self.in_domain(parent, name, step)
+            decision = await self.explain(parent, name, victim.attr)
+            await self.in_domain(parent, name, step, decision.term if decision.keep else USUAL)
             self._nodes.hide_link(victim.attr.ino)
             self._nodes.gone(parent, name)
         finally:
@@ -193,7 +215,8 @@ class Deletes:
         """
         await self.check_rights(self._nodes[parent].node, victim.attr, who.cred)
         await self.check_protection(parent)
-        if await self.bypasses(parent, name, victim.attr):
+        verdict = await self.verdict(parent, name, victim.attr)
+        if verdict.bypass:
             await rename()
             return
         put = self.put.replaced_dir if victim.attr.is_dir else self.put.replaced_file
@@ -202,7 +225,7 @@ class Deletes:
             if await put(domain, at, victim, who, rename):
                 self._nodes.hide_link(victim.attr.ino)
 
-        await self.in_domain(parent, name, step)
+        await self.in_domain(parent, name, step, verdict.term)
 
     async def check_rights(self, parent: Node, victim: Attr, cred: Credentials) -> None:
         """Check that `cred` may remove `victim` from a directory.
@@ -236,21 +259,22 @@ class Deletes:
         if await self._marks.protected(parent):
             raise DeniedError(what="a directory above is protected")
 
-    async def bypasses(self, parent: NodeId, name: bytes, victim: Attr) -> bool:
-        """Tell whether a victim is really removed; if so, the reason is counted."""
-        reason = await self._bypass(parent, name, victim)
-        if reason:
-            self._meter.count("trash_bypasses_total", reason=reason)
-        return bool(reason)
+    async def verdict(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
+        """Say what becomes of a victim; if it is really removed, the reason is counted."""
+        verdict = await self._verdict(parent, name, victim)
+        if verdict.bypass:
+            self._meter.count("trash_bypasses_total", reason=verdict.bypass)
+        return verdict
 
-    async def _bypass(self, parent: NodeId, name: bytes, victim: Attr) -> str:
+    async def _verdict(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
         if not self.enabled:
-            return "disabled"
+            return Verdict("disabled")
         if not (victim.is_regular or victim.is_symlink or victim.is_dir):
-            return "special"
-        if not (await self.explain(parent, name, victim)).keep:
-            return "policy"
-        return "shadow" if self._shadow else ""
+            return Verdict("special")
+        decision = await self.explain(parent, name, victim)
+        if not decision.keep:
+            return Verdict("policy")
+        return Verdict("shadow" if self._shadow else "", decision.term)
 
     async def explain(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
         """Say whether the policy has something kept, and why."""
@@ -282,12 +306,13 @@ class Deletes:
                 return node.ino
         return root.ino
 
-    async def in_domain(
-        self, parent: NodeId, name: bytes, step: Callable[[Domain, Place], Awaitable[None]]
-    ) -> None:
+    async def in_domain(self, parent: NodeId, name: bytes, step: Step, term: Term = USUAL) -> None:
         """Carry out `step` in the trash that `parent` belongs to, looked for anew on EXDEV.
 
         Where another client has removed the trash, or a part of it, it is made anew.
+
+        Args:
+            term: how long what `step` puts there is to be kept.
 
         Raises:
             FSError: what `step` raised, or the trash; it is counted as a failure of the trash.
@@ -295,14 +320,14 @@ class Deletes:
         chain = self._nodes.chain(parent)
         for pause_s in _MADE_ANEW_S:
             try:
-                await self._in_either_domain(chain, parent, name, step)
+                await self._in_either_domain(chain, parent, name, step, term)
             except NotFoundError:
                 if not await self._is_made_anew(chain, parent):
                     raise
             else:
                 return
             await trio.sleep(pause_s)
-        await self._in_either_domain(chain, parent, name, step)
+        await self._in_either_domain(chain, parent, name, step, term)
 
     async def _is_made_anew(self, chain: list[Node], parent: NodeId) -> bool:
         """Look whether it is the trash that is not there; then it is made anew."""
@@ -313,30 +338,23 @@ class Deletes:
             return True  # it is being removed at this moment
 
     async def _in_either_domain(
-        self,
-        chain: list[Node],
-        parent: NodeId,
-        name: bytes,
-        step: Callable[[Domain, Place], Awaitable[None]],
+        self, chain: list[Node], parent: NodeId, name: bytes, step: Step, term: Term
     ) -> None:
         try:
-            await self._step(chain, parent, name, step)
+            await self._step(chain, parent, name, step, term)
         except CrossDomainError:
             self._domains.forget(chain)
-            await self._step(chain, parent, name, step)
+            await self._step(chain, parent, name, step, term)
 
     async def _step(
-        self,
-        chain: list[Node],
-        parent: NodeId,
-        name: bytes,
-        step: Callable[[Domain, Place], Awaitable[None]],
+        self, chain: list[Node], parent: NodeId, name: bytes, step: Step, term: Term
     ) -> None:
         path = self._nodes.path(parent, self._storage.root.ino)
         domain = await self._domains.of(chain, path)
         rank = await self._storage.rank_of(path)
         directory = self._nodes.path(parent, domain.root.ino)
-        place = Place(chain[0], name, directory + b"/" + name if directory else name, rank)
+        whole = directory + b"/" + name if directory else name
+        place = Place(chain[0], name, whole, rank, term)
         try:
             await step(domain, place)
         except FSError as exc:

@@ -89,7 +89,8 @@ class Truncations:
     ) -> bool:
         """Put a fresh inode in the place of a file's; tell whether it could be done."""
         known = self._nodes[node_id]
-        if await self._deletes.bypasses(known.parent, known.name, victim.attr):
+        verdict = await self._deletes.verdict(known.parent, known.name, victim.attr)
+        if verdict.bypass:
             return False
         made: list[Found] = []
         opened: list[Handle] = []
@@ -104,7 +105,7 @@ class Truncations:
         try:
             if not await self._is_at(known.parent, known.name, victim):
                 raise NotFoundError()
-            await self._deletes.in_domain(known.parent, known.name, step)
+            await self._deletes.in_domain(known.parent, known.name, step, verdict.term)
         except FSError as exc:
             for handle in opened:
                 await self._storage.release(handle)

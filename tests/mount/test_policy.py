@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.gateway import Gateway
+from tests.gateway import Gateway, posix_gateway
 
 _MARKS_S = 2.2
 """After which a mark that was set elsewhere counts."""
@@ -70,6 +74,135 @@ def test_exempt_files_are_replaced_and_truncated_as_ever(gateway: Gateway) -> No
     _file(old, b"x" * 5000)
     os.truncate(old, 0)
     assert _kept(gateway) == set()
+
+
+_KEPT_MORE_OR_LESS = """
+[[trash.policy]]
+name = "checkpoints"
+match = ["*.ckpt"]
+versions = 2
+
+[[trash.policy]]
+name = "logs"
+match = ["logs/**"]
+retention_s = "1h"
+
+[[trash.policy]]
+name = "results"
+match = ["results/**"]
+retention_s = "30d"
+"""
+
+
+@pytest.fixture
+def ruled(unmounted: Gateway, base: Path) -> Iterator[Gateway]:
+    """Return a gateway with rules for how long things are kept."""
+    config = base / "config.toml"
+    config.write_text(_KEPT_MORE_OR_LESS)
+    with unmounted.mounted("--config", str(config), "-o", "trash.expire_interval_s=1"):
+        yield unmounted
+
+
+def _days_kept(item: dict[str, Any]) -> float:
+    expires = datetime.datetime.fromisoformat(item["expires_at"])
+    return (expires.timestamp() - item["deleted_ns"] / 1e9) / 86400
+
+
+def test_rule_says_how_long_something_is_kept(ruled: Gateway) -> None:
+    """[policy-6]: files, names of hard links, replaced files, trees."""
+    for name in ("results/a", "results/b", "results/d/e", "logs/x", "other"):
+        _file(ruled.path / name, b"x" * 5000)
+    os.link(ruled.path / "results/a", ruled.path / "results/hard")
+    (ruled.path / "results/hard").unlink()
+    (ruled.path / "results/a").rename(ruled.path / "results/b")
+    os.truncate(ruled.path / "results/b", 0)
+    (ruled.path / "results/d").rename(ruled.path / ".trashbin" / "d")
+    for name in ("logs/x", "other"):
+        (ruled.path / name).unlink()
+    kept = {(item["path"], item["kind"]): round(_days_kept(item)) for item in ruled.trash()}
+    assert kept == {
+        ("results/hard", "link"): 30,
+        ("results/b", "file"): 30,
+        ("results/d", "dir"): 30,
+        ("logs/x", "file"): 0,
+        ("other", "file"): 7,
+    }
+
+
+def test_what_a_rule_keeps_comes_back(ruled: Gateway) -> None:
+    """[policy-6]."""
+    _file(ruled.path / "results/t/a", b"a")
+    os.link(ruled.path / "results/t/a", ruled.path / "results/t/b")
+    subprocess.run(["rm", "-r", str(ruled.path / "results/t")], check=True)
+    ruled.run("trash", "restore", str(ruled.path / "results/t"), check=True)
+    assert (ruled.path / "results/t/a").read_bytes() == b"a"
+    assert (ruled.path / "results/t/b").stat().st_nlink == 2
+
+
+def test_newest_versions_are_kept(ruled: Gateway) -> None:
+    """[policy-7]: of each name in each directory, however it went."""
+    for version in range(5):
+        for name in ("one/m.ckpt", "two/m.ckpt"):
+            _file(ruled.path / name, b"%d" % version * 5000)
+            (ruled.path / name).unlink()
+        _file(ruled.path / "new", b"%d" % version * 5000).rename(ruled.path / "over.ckpt")
+    wanted = {"one/m.ckpt": 2, "two/m.ckpt": 2, "over.ckpt": 2}
+    until = time.monotonic() + 60
+    while Counter(item["path"] for item in ruled.trash()) != wanted:
+        assert time.monotonic() < until, ruled.trash()
+        time.sleep(0.2)
+    for name in wanted:
+        if name == "over.ckpt":
+            continue
+        ruled.run("trash", "restore", str(ruled.path / name), check=True)
+        assert (ruled.path / name).read_bytes() == b"4" * 5000
+
+
+def test_each_term_expires_by_itself(base: Path) -> None:
+    """[policy-6]: what a rule keeps shorter goes earlier, what it keeps longer stays."""
+    gateway = posix_gateway(base)
+    config = base / "config.toml"
+    config.write_text(_KEPT_MORE_OR_LESS)
+    with gateway.mounted("--config", str(config)):
+        for name in ("results/a", "logs/x", "other"):
+            _file(gateway.path / name).unlink()
+    trash = base / "source" / ".trashbin"
+    when = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=10)
+    for hour in trash.glob("r0.*/20*"):
+        hour.rename(hour.with_name(when.strftime("%Y-%m-%dT%H")))
+    with gateway.mounted("--config", str(config), "-o", "trash.expire_interval_s=1"):
+        until = time.monotonic() + 60
+        while gateway.metric('trash_expired_total{kind="hours"}') < 2 or any(
+            os.scandir(trash / "purging")
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    left = [path.name.rpartition(".")[2] for path in trash.glob("r0.*/20*/*")]
+    assert left == ["a"]
+
+
+def test_gateway_sees_what_another_one_keeps_by_its_rules(
+    ruled: Gateway, request: pytest.FixtureRequest
+) -> None:
+    """[policy-6]: a term of which it has no rule."""
+    is_ceph = ruled.source.startswith("ceph:")
+    conf = request.getfixturevalue("cluster").conf if is_ceph else None
+    other = Gateway(ruled.source, ruled.path.with_name("other"), ruled.runtime, conf=conf)
+    with other.mounted():
+        assert other.trash() == []
+        ruled.umount()
+        config = ruled.path.with_name("config.toml")
+        config.write_text('[[trash.policy]]\nname = "all"\nretention_s = "3d"\n')
+        with ruled.mounted("--config", str(config)):
+            _file(ruled.path / "f", b"content").unlink()
+            until = time.monotonic() + 30
+            while _kept(other) != {"f"}:  # its record is written a moment later
+                assert time.monotonic() < until, other.trash()
+                time.sleep(0.1)
+            assert other.json("trash", "ls", str(other.path))["damaged"] == []
+            other.run("trash", "restore", str(other.path / "f"), check=True)
+            assert (other.path / "f").read_bytes() == b"content"
+        ruled.mount()
 
 
 def test_shadow_mode_keeps_nothing_and_counts(unmounted: Gateway) -> None:

@@ -81,7 +81,7 @@ async def check_nothing_is_hidden(gateway: Parts) -> None:
     assert await names_below(storage, domain.service(layout.RESTORING)) == {}
     lying: set[str] = set()
     for name, node in domain.directories.items():
-        if name == layout.TOMBS or layout.parse_shard(name) is not None:
+        if layout.has_hours(name):
             for path in await names_below(storage, node):
                 _, entry, *rest = (*path.split(b"/"), b"")
                 parsed = layout.parse_entry(entry)

@@ -7,11 +7,11 @@ import datetime
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from cephfs_ext.core.types import NAME_MAX, Ino, Rank
+from cephfs_ext.core.types import NAME_MAX, Ino
 from tests.property.profiles import pure
-from tests.property.values import NASTY, entries, inos, instances, names, ranks, times_ns
+from tests.property.values import NASTY, entries, inos, instances, names, shards, terms, times_ns
 from trashbin import layout
-from trashbin.layout import EntryName
+from trashbin.layout import EntryName, ShardName, Term
 from trashbin.names import free_name, is_name
 
 _HOUR_NS = 3_600_000_000_000
@@ -21,6 +21,8 @@ raw_names = st.binary(max_size=NAME_MAX) | st.from_regex(
     fullmatch=True,
 )
 """Garbage, and what nearly is an entry."""
+
+_LIKE_SHARDS = rb"r\d{1,5}\.[0-9a-f]{1,3}(\.k\d{0,3})?(\.v\d{0,3})?(\.held)?"
 
 
 @pure
@@ -94,16 +96,28 @@ def test_id_is_all_of_the_text(text: str) -> None:
 
 
 @pure
-@given(ranks, st.integers(0, 255))
-def test_shard_is_read_back(rank: Rank, number: int) -> None:
-    assert layout.parse_shard(layout.shard_name(rank, number)) == (rank, number)
+@given(shards)
+def test_shard_is_read_back(shard: ShardName) -> None:
+    assert layout.parse_shard(shard.raw) == shard
+    assert layout.term_of(shard.raw) == shard.term
+    assert layout.has_hours(shard.raw)
+    assert not layout.is_tombs(shard.raw)
 
 
 @pure
-@given(st.binary(max_size=20) | st.from_regex(rb"r\d{1,5}\.[0-9a-f]{1,3}", fullmatch=True))
+@given(terms)
+def test_tombs_of_a_term_are_read_back(term: Term) -> None:
+    name = layout.tombs_name(term)
+    assert layout.term_of(name) == term
+    assert layout.has_hours(name)
+    assert layout.is_tombs(name)
+
+
+@pure
+@given(st.binary(max_size=20) | st.from_regex(_LIKE_SHARDS, fullmatch=True))
 def test_shard_is_what_would_be_written(raw: bytes) -> None:
     parsed = layout.parse_shard(raw)
-    assert parsed is None or layout.shard_name(*parsed) == raw
+    assert parsed is None or parsed.raw == raw
 
 
 @pure

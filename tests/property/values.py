@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cephfs_ext.core.types import NAME_MAX, Ino, Rank
 from trashbin.journal import Record
-from trashbin.layout import EntryName
+from trashbin.layout import HOLD, EntryName, ShardName, Term
 from trashbin.names import is_name
 from trashbin.runs import Plan
 from trashbin.tombs import Tomb
@@ -40,6 +40,13 @@ modes = st.integers(0, 0o7777)
 sizes = st.integers(0, 2**63)
 stamps_ns = st.integers(-(2**62), 2**62)
 
+terms = st.just(HOLD) | st.builds(
+    Term,
+    st.none() | st.integers(0, 10**10 - 1),
+    st.none() | st.integers(1, 9999),
+    is_held=st.just(False),
+)
+shards = st.builds(ShardName, ranks, st.integers(0, 255), terms)
 entries = st.builds(EntryName, times_ns, instances, uids, inos, names | long_names)
 
 _xattrs = st.lists(
@@ -62,8 +69,7 @@ def tombs(draw: st.DrawFn) -> Tomb:
 def plans(draw: st.DrawFn) -> Plan:
     """Draw the plan of a restore."""
     entry = draw(entries)
-    shard = f"r{draw(ranks)}.{draw(st.integers(0, 255)):02x}".encode()
-    return Plan(shard, entry.hour, entry.path, draw(inos), draw(tokens), draw(names))
+    return Plan(draw(shards).raw, entry.hour, entry.path, draw(inos), draw(tokens), draw(names))
 
 
 records = st.builds(

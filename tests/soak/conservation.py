@@ -69,7 +69,7 @@ def _in_trash(fs: Any, path: bytes, parts: list[bytes], entry: Any, places: Plac
     shown = b"/".join(parts).decode()
     if top in (layout.RESTORING, layout.PURGING, layout.HELD):
         places.odd.append(shown)
-    elif top == layout.TOMBS:
+    elif layout.is_tombs(top):
         if len(below) == 2:
             _tomb(fs, path, below[1], places)
     elif layout.parse_shard(top) is None:

@@ -403,6 +403,21 @@ class TestPromises:
 
         play(script, late_h=EXPIRED_H)
 
+    def test_tombstone_that_becomes_an_entry_meanwhile_is_restored(self, play: Play) -> None:
+        async def script(one: Parts, other: Parts) -> None:
+            await make_files(one.storage, b"kept")
+            await make_link(one.storage, b"kept", b"last")
+            await delete(one, b"kept")
+            await delete(one, b"last")
+            await one.journal.drain()
+            listed = await newest(one, b"kept")
+            assert listed.tree.top.tomb is not None
+            await other.service.purge([await newest(other, b"last")])
+            assert await restored(one, listed) == "restored"
+            assert (await take_census(one)).places == {b"kept": b"kept"}
+
+        play(script)
+
     def test_newest_of_several_tombstones_gets_the_inode(self, play: Play) -> None:
         async def script(one: Parts, other: Parts) -> None:
             await make_files(one.storage, b"first")

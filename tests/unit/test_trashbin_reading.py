@@ -207,7 +207,7 @@ class TestFind:
             async with parts(ground, "00ff") as gateway:
                 wanted = (await newest(gateway, b"t0")).tree.top.entry.id
                 domain, storage = await gateway.domain(), gateway.storage
-                shards = {shard.node.ino for shard in domain.shards}
+                shards = {shard.node.ino for shard in domain.shards()}
                 original: Any = storage.resolve
 
                 async def resolve(parent: Any, name: bytes) -> Any:
