@@ -16,6 +16,7 @@ import functools
 import re
 import stat
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from cephfs_ext.core.config import PolicyRule
 from trashbin.layout import USUAL, Term
@@ -51,8 +52,7 @@ class Candidate:
     """The nearest mark: `on`, `off`, or nothing."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether something is kept, and why."""
 
     keep: bool

@@ -24,6 +24,14 @@ def print_json(document: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
 
 
+def human_duration(seconds: float) -> str:
+    """Return a duration as people read it, in the largest unit that it is a multiple of."""
+    for unit, length_s in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds and seconds % length_s == 0:
+            return f"{seconds / length_s:g} {unit}"
+    return f"{seconds:g} s"
+
+
 def human_size(size: int | None) -> str:
     """Return a size as people read it."""
     if size is None:

@@ -6,7 +6,7 @@ import click
 
 from cephfs_ext.cli.connect import Connection, connect
 from cephfs_ext.cli.options import PATH, config_options, json_option
-from cephfs_ext.cli.output import human_size, print_json
+from cephfs_ext.cli.output import human_duration, human_size, print_json
 from cephfs_ext.control.service import Status
 from cephfs_ext.core.config import Loaded
 from cephfs_ext.core.errors import ExitCode, UserError
@@ -53,4 +53,4 @@ def _ask(connection: Connection) -> Status:
 def _trash(answer: Status) -> str:
     if not answer.trash_enabled:
         return "off: what is deleted is gone"
-    return f"kept {answer.retention_s / 86400:g} days"
+    return f"kept {human_duration(answer.retention_s)}"

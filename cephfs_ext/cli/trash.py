@@ -16,9 +16,11 @@ import msgspec
 
 from cephfs_ext.cli.connect import Connection, connect, relative
 from cephfs_ext.cli.options import PATH, config_options, json_option
-from cephfs_ext.cli.output import human_size, print_json, printable
+from cephfs_ext.cli.output import human_duration, human_size, print_json, printable
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import (
+    ExplainRequest,
+    Explanation,
     PurgeReport,
     PurgeRequest,
     RestoreReport,
@@ -244,6 +246,31 @@ def restore(
     else:
         _print_report(report)
     return _exit_code([item.outcome for item in report.items])
+
+
+@trash.command()
+@click.argument("path", type=PATH)
+@json_option
+@config_options
+def explain(path: str, as_json: bool, loaded: Loaded) -> None:
+    """Say what would become of PATH if it were deleted, and why."""
+    connection = connect(loaded.config, path)
+    request = ExplainRequest(relative(connection, path))
+    answer = connection.client.post("/v1/trash/explain", request, Explanation)
+    if as_json:
+        print_json(answer)
+        return
+    if answer.protected:
+        click.echo("can't be deleted: a directory above is marked user.cephfs_ext.protect")
+    rule = answer.rule and f" (rule {printable(answer.rule)})"
+    click.echo(f"{_fate(answer)}: {printable(answer.why)}{rule}")
+
+
+def _fate(answer: Explanation) -> str:
+    if answer.retention_s is None:
+        return f"really removed [{answer.reason}]"
+    versions = "" if answer.versions is None else f", the newest {answer.versions} of its name"
+    return f"kept {human_duration(answer.retention_s)}{versions}"
 
 
 def _directory(connection: Connection, path: str) -> str:

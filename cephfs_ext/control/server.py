@@ -39,6 +39,7 @@ from cephfs_ext.control.service import (
     Caller,
     Check,
     ErrorBody,
+    ExplainRequest,
     PurgeRequest,
     RestoreRequest,
     Service,
@@ -217,6 +218,10 @@ def _service_routes(service: Service) -> list[Route]:
         wanted = await _wanted(request, PurgeRequest)
         return _reply(await service.trash_purge(_caller(request), wanted))
 
+    async def explain(request: Request) -> Response:
+        wanted = await _wanted(request, ExplainRequest)
+        return _reply(await service.trash_explain(_caller(request), wanted))
+
     async def stop(request: Request) -> Response:
         if not _caller(request).everything:
             raise DeniedError(what="only the operators' socket may stop the mount")
@@ -228,6 +233,7 @@ def _service_routes(service: Service) -> list[Route]:
         Route("/v1/trash/list", _guarded(trash_list), methods=["POST"]),
         Route("/v1/trash/restore", _guarded(restore), methods=["POST"]),
         Route("/v1/trash/purge", _guarded(purge), methods=["POST"]),
+        Route("/v1/trash/explain", _guarded(explain), methods=["POST"]),
         Route("/v1/trash/{id}", _guarded(show)),
         Route("/v1/stop", _guarded(stop), methods=["POST"]),
     ]

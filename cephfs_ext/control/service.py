@@ -181,6 +181,31 @@ class PurgeReport(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
 
 
+class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of what to say what a delete would do."""
+
+    path: str
+    """Base64."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a delete would do."""
+
+    schema_version: int = SCHEMA_VERSION
+    kept: bool
+    reason: str
+    """Why it would really be removed, as in `trash_bypasses_total`; empty if it would be kept."""
+    rule: str
+    """Name of the rule that decides, `mark` for a mark; empty if none does."""
+    why: str
+    retention_s: float | None
+    """From the end of the hour; null if it would not be kept."""
+    versions: int | None
+    """How many versions of it are kept; null for all."""
+    protected: bool
+    """True if it can't be deleted: a directory above is marked."""
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """Why a request failed."""
 
@@ -221,6 +246,10 @@ class Service(Protocol):
 
     async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
         """Remove trees for good."""
+        ...
+
+    async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
+        """Say what a delete would do."""
         ...
 
     def stop(self) -> None:

@@ -15,6 +15,8 @@ from cephfs_ext.control.service import (
     Caller,
     Check,
     DamagedItem,
+    ExplainRequest,
+    Explanation,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -30,6 +32,7 @@ from cephfs_ext.control.service import (
 from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
 from cephfs_ext.core.ports import Storage
 from cephfs_ext.daemon.health import Health
+from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
 from trashbin.layout import parse_id
@@ -47,6 +50,7 @@ class Answers:
         self,
         service: TrashService,
         filesystem: FileSystem,
+        explanations: Explanations,
         storage: Storage,
         background: Storage,
         health: Health,
@@ -56,6 +60,7 @@ class Answers:
     ) -> None:
         self._trash = service
         self._fs = filesystem
+        self._explanations = explanations
         self._storage = storage
         self._background = background
         self._health = health
@@ -212,6 +217,24 @@ class Answers:
             contents = await self._trash.contents(who)
             trees += [t for t in contents.trees if t.tree.top.entry.deleted_ns <= horizon_ns]
         return trees, missing
+
+    async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
+        """Say what a delete would do."""
+        verdict, is_protected = await self._explanations.path(
+            _decode(request.path), caller.cred, everything=caller.everything
+        )
+        retention_s, term = self._about.retention_s, verdict.term
+        if term.retention_s is not None:
+            retention_s = float(term.retention_s)
+        return Explanation(
+            kept=not verdict.bypass,
+            reason=verdict.bypass,
+            rule=verdict.rule,
+            why=verdict.why,
+            retention_s=None if verdict.bypass else retention_s,
+            versions=None if verdict.bypass else term.versions,
+            protected=is_protected,
+        )
 
     async def _item(self, listed: Listed) -> TrashItem:
         top, record = listed.tree.top, listed.record

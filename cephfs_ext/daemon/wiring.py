@@ -31,6 +31,7 @@ from cephfs_ext.observe.metrics import PrometheusMeter
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
+from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from cephfs_ext.vfs.handles import OpenFiles
 from cephfs_ext.vfs.marks import Marks
@@ -273,6 +274,7 @@ def build(
     answers = Answers(
         service,
         filesystem,
+        Explanations(users, nodes, deletes, marks),
         users,
         background,
         health,

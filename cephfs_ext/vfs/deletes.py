@@ -46,10 +46,13 @@ Step = Callable[[Domain, Place], Awaitable[None]]
 
 
 class Verdict(NamedTuple):
-    """What becomes of something that is deleted."""
+    """What becomes of something that is deleted, and why."""
 
     bypass: str
-    """Why it is really removed; nothing if it is kept."""
+    """Reason, as metrics have it, to remove it really; nothing if it is kept."""
+    why: str
+    rule: str = ""
+    """Name of the rule that decided, `mark` for a mark, nothing if none did."""
     term: Term = USUAL
     """How long it is kept."""
 
@@ -180,8 +183,8 @@ class Deletes:
             async def step(domain: Domain, at: Place) -> None:
                 await self.put.tree(domain, at, victim, who)
 
-            decision = await self.explain(parent, name, victim.attr)
-            await self.in_domain(parent, name, step, decision.term if decision.keep else USUAL)
+            decision = await self._decision(parent, name, victim.attr)
+            await self.in_domain(parent, name, step, decision.term)
             self._nodes.hide_link(victim.attr.ino)
             self._nodes.gone(parent, name)
         finally:
@@ -261,23 +264,26 @@ class Deletes:
 
     async def verdict(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
         """Say what becomes of a victim; if it is really removed, the reason is counted."""
-        verdict = await self._verdict(parent, name, victim)
+        verdict = await self.explain(parent, name, victim)
         if verdict.bypass:
             self._meter.count("trash_bypasses_total", reason=verdict.bypass)
         return verdict
 
-    async def _verdict(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
+    async def explain(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
+        """Say what would become of a victim."""
         if not self.enabled:
-            return Verdict("disabled")
+            return Verdict("disabled", "trash.enabled is false")
         if not (victim.is_regular or victim.is_symlink or victim.is_dir):
-            return Verdict("special")
-        decision = await self.explain(parent, name, victim)
-        if not decision.keep:
-            return Verdict("policy")
-        return Verdict("shadow" if self._shadow else "", decision.term)
+            return Verdict("special", "it is no file, no link and no directory")
+        keep, rule, why, term = await self._decision(parent, name, victim)
+        if not keep:
+            return Verdict("policy", why, rule)
+        if self._shadow:
+            return Verdict("shadow", "trash.mode is shadow; else it would be kept", rule, term)
+        return Verdict("", why, rule, term)
 
-    async def explain(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
-        """Say whether the policy has something kept, and why."""
+    async def _decision(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
+        """Ask the policy."""
         above = self._nodes.path(parent, self._storage.root.ino)
         thing = Candidate(
             path=above + b"/" + name if above else name,

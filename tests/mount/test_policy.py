@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cephfs_ext.core.errors import ExitCode
 from tests.gateway import Gateway, posix_gateway
 
 _MARKS_S = 2.2
@@ -203,6 +204,51 @@ def test_gateway_sees_what_another_one_keeps_by_its_rules(
             other.run("trash", "restore", str(other.path / "f"), check=True)
             assert (other.path / "f").read_bytes() == b"content"
         ruled.mount()
+
+
+def _explained(gateway: Gateway, path: Path) -> tuple[object, ...]:
+    answer = gateway.json("trash", "explain", str(path))
+    keys = ("kept", "reason", "rule", "retention_s", "versions", "protected")
+    return tuple(answer[key] for key in keys)
+
+
+def test_explain_says_what_a_delete_would_do(ruled: Gateway) -> None:
+    """[explain-1]."""
+    day_s = 86400.0
+    expected = {
+        "results/a.tmp": (True, "", "results", 30 * day_s, None, False),
+        "a.tmp": (False, "policy", "temporary", None, None, False),
+        "m.ckpt": (True, "", "checkpoints", 7 * day_s, 2, False),
+        "off/f": (False, "policy", "mark", None, None, False),
+        "precious/f": (True, "", "", 7 * day_s, None, True),
+        "plain": (True, "", "", 7 * day_s, None, False),
+    }
+    for name in expected:
+        _file(ruled.path / name)
+    os.setxattr(ruled.path / "off", "user.cephfs_ext.trash", b"off")
+    os.setxattr(ruled.path / "precious", "user.cephfs_ext.protect", b"1")
+    os.mkfifo(ruled.path / "fifo")
+    expected["fifo"] = (False, "special", "", None, None, False)
+    assert {name: _explained(ruled, ruled.path / name) for name in expected} == expected
+    text = ruled.run("trash", "explain", str(ruled.path / "a.tmp"), check=True).stdout
+    assert text == "really removed [policy]: the path matches *.tmp (rule temporary)\n"
+    for name, path in {name: ruled.path / name for name in expected}.items():
+        assert path.exists() or name == "fifo"
+
+
+def test_explain_shows_nothing_that_its_caller_may_not_look_up(ruled: Gateway) -> None:
+    """[explain-1]: it walks with the rights of who asks."""
+    secret = _file(ruled.path / "secret" / "f")
+    secret.parent.chmod(0o700)
+    command = ["setpriv", "--reuid", "1001", "--regid", "1001", "--clear-groups"]
+    done = subprocess.run(
+        [*command, *ruled.command("trash", "explain", str(secret))], capture_output=True, text=True
+    )
+    assert done.returncode == ExitCode.DENIED, done
+    missing = ruled.run("trash", "explain", str(ruled.path / "nothing"))
+    assert missing.returncode == ExitCode.NOT_FOUND, missing
+    root = ruled.run("trash", "explain", str(ruled.path))
+    assert root.returncode == ExitCode.DENIED, root
 
 
 def test_shadow_mode_keeps_nothing_and_counts(unmounted: Gateway) -> None:

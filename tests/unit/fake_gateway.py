@@ -13,6 +13,8 @@ from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import (
     Caller,
     Check,
+    ExplainRequest,
+    Explanation,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -66,6 +68,15 @@ class FakeService:
         self.outcomes = [restored("restored")]
         self.not_found: list[str] = []
         self.failures = 0
+        self.explanation = Explanation(
+            kept=True,
+            reason="",
+            rule="logs",
+            why="the path matches logs/**",
+            retention_s=7200.0,
+            versions=3,
+            protected=False,
+        )
         self.stopped = False
 
     def _called(self, name: str, caller: Caller, argument: object) -> None:
@@ -129,6 +140,10 @@ class FakeService:
             dirs=0,
             failures=self.failures * done,
         )
+
+    async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
+        self._called("explain", caller, request)
+        return self.explanation
 
     def stop(self) -> None:
         self.stopped = True

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from cephfs_ext.cli.main import cli, run
-from cephfs_ext.control.service import PurgeRequest, RestoreRequest, TrashQuery
+from cephfs_ext.control.service import Explanation, PurgeRequest, RestoreRequest, TrashQuery
 from cephfs_ext.core.errors import DeniedError, ExitCode, NotFoundError
 from tests.unit.fake_gateway import FakeService, item, restored, serving
 
@@ -326,3 +326,35 @@ class TestPurge:
     def test_nothing_to_do_was_no_dry_run(self, call: Call, service: FakeService) -> None:
         service.items = []
         assert call("trash", "purge", "--all", "--yes", "--json").json["dry_run"] is False
+
+
+class TestExplain:
+    def test_what_is_kept(self, call: Call, service: FakeService) -> None:
+        done = call("trash", "explain", "logs/x")
+        assert done.code == ExitCode.OK
+        assert done.out == (
+            "kept 2 hours, the newest 3 of its name: the path matches logs/** (rule logs)\n"
+        )
+        assert service.last[0] == "explain"
+
+    def test_what_is_really_removed(self, call: Call, service: FakeService) -> None:
+        service.explanation = Explanation(
+            kept=False,
+            reason="special",
+            rule="",
+            why="it is a\nFIFO",
+            retention_s=None,
+            versions=None,
+            protected=True,
+        )
+        assert call("trash", "explain", "x").out.splitlines() == [
+            "can't be deleted: a directory above is marked user.cephfs_ext.protect",
+            "really removed [special]: it is a\\nFIFO",
+        ]
+
+    def test_json(self, call: Call) -> None:
+        assert call("trash", "explain", "x", "--json").json["retention_s"] == 7200.0
+
+    def test_failure(self, call: Call, service: FakeService) -> None:
+        service.failure = NotFoundError()
+        assert call("trash", "explain", "x").code == ExitCode.NOT_FOUND

@@ -19,7 +19,14 @@ from typing import Any
 import httpx
 import pytest
 
-from cephfs_ext.control.service import Caller, Check, PurgeRequest, RestoreRequest, TrashQuery
+from cephfs_ext.control.service import (
+    Caller,
+    Check,
+    ExplainRequest,
+    PurgeRequest,
+    RestoreRequest,
+    TrashQuery,
+)
 from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.types import Credentials
 from tests.unit.fake_gateway import METRICS, FakeService, item, restored, serving
@@ -221,6 +228,11 @@ class TestRequests:
         body = client.post("/v1/trash/purge", json={"older_than_s": 60, "dry_run": True}).json()
         assert body["dry_run"] is True
         assert service.last[2] == PurgeRequest(older_than_s=60.0, dry_run=True)
+
+    def test_explain(self, client: httpx.Client, service: FakeService) -> None:
+        body = client.post("/v1/trash/explain", json={"path": "aA=="}).json()
+        assert (body["kept"], body["rule"], body["versions"]) == (True, "logs", 3)
+        assert service.last[2] == ExplainRequest("aA==")
 
 
 class TestBadRequests:
