@@ -19,6 +19,8 @@ from cephfs_ext.cli.options import PATH, config_options, json_option
 from cephfs_ext.cli.output import human_duration, human_size, print_json, printable
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import (
+    Allowed,
+    AllowRequest,
     ExplainRequest,
     Explanation,
     PurgeReport,
@@ -271,6 +273,24 @@ def _fate(answer: Explanation) -> str:
         return f"really removed [{answer.reason}]"
     versions = "" if answer.versions is None else f", the newest {answer.versions} of its name"
     return f"kept {human_duration(answer.retention_s)}{versions}"
+
+
+@trash.command()
+@click.argument("uid", type=click.IntRange(0, 2**32 - 1))
+@click.option("--for", "duration", default="10m", metavar="DURATION", help="How long; 10m.")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def allow(uid: int, duration: str, path: str | None, as_json: bool, loaded: Loaded) -> None:
+    """Let UID delete what isn't theirs without trash.foreign_deletes_per_minute, for a while."""
+    duration_s = _duration(duration)
+    assert duration_s is not None
+    request = AllowRequest(uid, duration_s)
+    answer = connect(loaded.config, path).client.post("/v1/trash/allow", request, Allowed)
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"uid {uid} may delete without limit until {answer.until}")
 
 
 def _directory(connection: Connection, path: str) -> str:

@@ -36,6 +36,7 @@ from starlette.routing import Route
 
 from cephfs_ext.control.peers import Peer, Peers
 from cephfs_ext.control.service import (
+    AllowRequest,
     Caller,
     Check,
     ErrorBody,
@@ -222,6 +223,10 @@ def _service_routes(service: Service) -> list[Route]:
         wanted = await _wanted(request, ExplainRequest)
         return _reply(await service.trash_explain(_caller(request), wanted))
 
+    async def allow(request: Request) -> Response:
+        wanted = await _wanted(request, AllowRequest)
+        return _reply(await service.trash_allow(_caller(request), wanted))
+
     async def stop(request: Request) -> Response:
         if not _caller(request).everything:
             raise DeniedError(what="only the operators' socket may stop the mount")
@@ -234,6 +239,7 @@ def _service_routes(service: Service) -> list[Route]:
         Route("/v1/trash/restore", _guarded(restore), methods=["POST"]),
         Route("/v1/trash/purge", _guarded(purge), methods=["POST"]),
         Route("/v1/trash/explain", _guarded(explain), methods=["POST"]),
+        Route("/v1/trash/allow", _guarded(allow), methods=["POST"]),
         Route("/v1/trash/{id}", _guarded(show)),
         Route("/v1/stop", _guarded(stop), methods=["POST"]),
     ]

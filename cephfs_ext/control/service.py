@@ -7,7 +7,7 @@ bytes, base64, in the field that ends in `_raw`. Paths are relative to the mount
 from __future__ import annotations
 
 import base64
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -206,6 +206,20 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """True if it can't be deleted: a directory above is marked."""
 
 
+class AllowRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to let delete what isn't theirs without a limit."""
+
+    uid: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True):
+    """Until when somebody is."""
+
+    schema_version: int = SCHEMA_VERSION
+    until: str
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """Why a request failed."""
 
@@ -250,6 +264,10 @@ class Service(Protocol):
 
     async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
         """Say what a delete would do."""
+        ...
+
+    async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
+        """Lift the brake on deletes for a user."""
         ...
 
     def stop(self) -> None:

@@ -97,6 +97,7 @@ class TrashConfig:
     expire_interval_s: float = _between(300.0, 1, _LONGEST_S)
     event_gap_s: float = 10.0
     truncated_min_bytes: int = 4096
+    foreign_deletes_per_minute: int = _between(0, 0, _MOST)
     default_policy: bool = True
     policy: tuple[PolicyRule, ...] = ()
 

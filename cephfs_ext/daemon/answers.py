@@ -12,6 +12,8 @@ import msgspec
 import psutil
 
 from cephfs_ext.control.service import (
+    Allowed,
+    AllowRequest,
     Caller,
     Check,
     DamagedItem,
@@ -29,9 +31,10 @@ from cephfs_ext.control.service import (
     TrashQuery,
     to_text,
 )
-from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
+from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, NotFoundError, UserError
 from cephfs_ext.core.ports import Storage
 from cephfs_ext.daemon.health import Health
+from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
@@ -51,6 +54,7 @@ class Answers:
         service: TrashService,
         filesystem: FileSystem,
         explanations: Explanations,
+        brake: Brake,
         storage: Storage,
         background: Storage,
         health: Health,
@@ -61,6 +65,7 @@ class Answers:
         self._trash = service
         self._fs = filesystem
         self._explanations = explanations
+        self._brake = brake
         self._storage = storage
         self._background = background
         self._health = health
@@ -217,6 +222,13 @@ class Answers:
             contents = await self._trash.contents(who)
             trees += [t for t in contents.trees if t.tree.top.entry.deleted_ns <= horizon_ns]
         return trees, missing
+
+    async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
+        """Lift the brake on deletes for a user."""
+        if not caller.everything:
+            raise DeniedError(what="only the operators' socket may lift a limit")
+        self._brake.lift(request.uid, request.duration_s)
+        return Allowed(until=_rfc3339(time.time() + request.duration_s))
 
     async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
         """Say what a delete would do."""

@@ -29,6 +29,7 @@ from cephfs_ext.fuse.invalidations import Invalidations
 from cephfs_ext.fuse.operations import Operations
 from cephfs_ext.observe.metrics import PrometheusMeter
 from cephfs_ext.storage.posix import PosixStorage
+from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
 from cephfs_ext.vfs.explain import Explanations
@@ -198,12 +199,14 @@ def build(
     nodes = NodeTable(users)
     put = Put(users, journal, meter, instance=identity.instance, clock=clock)
     marks = Marks(users, nodes)
+    brake = Brake(meter, per_minute=config.trash.foreign_deletes_per_minute)
     deletes = Deletes(
         users,
         nodes,
         domains[0],
         put,
         marks,
+        brake,
         meter,
         rules=_rules(config),
         enabled=config.trash.enabled,
@@ -275,6 +278,7 @@ def build(
         service,
         filesystem,
         Explanations(users, nodes, deletes, marks),
+        brake,
         users,
         background,
         health,

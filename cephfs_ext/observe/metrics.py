@@ -143,6 +143,7 @@ TABLE = (
         "Restores, by what became of them.",
         _one("result", ["restored", "partly_restored", "skipped", "conflict", "denied", "failed"]),
     ),
+    Metric("counter", "trash_refusals_total", "Deletes beyond the limit for what isn't theirs."),
     Metric(
         "counter",
         "trash_expired_total",

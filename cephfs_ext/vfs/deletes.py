@@ -6,6 +6,7 @@ the caller's credentials, because the rename into the trash acts as the gateway.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ from cephfs_ext.core.errors import (
 from cephfs_ext.core.permissions import ACL_XATTR, SEARCH, WRITE, permits, sticky_forbids
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Attr, Credentials, Ino
+from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.domain import Domain
@@ -31,6 +33,8 @@ from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
+
+_ENTRIES_XATTR = b"ceph.dir.rentries"
 
 _NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -71,6 +75,7 @@ class Deletes:
         domains: Domains,
         put: Put,
         marks: Marks,
+        brake: Brake,
         meter: Meter,
         *,
         rules: Sequence[PolicyRule],
@@ -78,6 +83,7 @@ class Deletes:
         shadow: bool,
     ) -> None:
         self._marks = marks
+        self._brake = brake
         self._rules = rules
         self._shadow = shadow
         self._storage = storage
@@ -107,8 +113,7 @@ class Deletes:
         try:
             if victim.attr.is_dir:
                 raise FSError(errno.EISDIR)
-            await self.check_rights(above, victim.attr, who.cred)
-            await self.check_protection(parent)
+            await self.check_allowed(parent, victim, who.cred)
             verdict = await self.verdict(parent, name, victim.attr)
             if verdict.bypass:
                 await self._storage.unlink(above, name, who.cred)
@@ -145,8 +150,7 @@ class Deletes:
         try:
             if not victim.attr.is_dir:
                 raise FSError(errno.ENOTDIR)
-            await self.check_rights(above, victim.attr, who.cred)
-            await self.check_protection(parent)
+            await self.check_allowed(parent, victim, who.cred)
             verdict = await self.verdict(parent, name, victim.attr)
             if verdict.bypass:
                 await self._storage.rmdir(above, name, who.cred)
@@ -176,9 +180,7 @@ class Deletes:
             if not victim.attr.is_dir:
                 await self.unlink(parent, name, who)
                 return
-            await self.check_rights(above, victim.attr, who.cred)
-            await self.check_protection(parent)
-            await self.check_writable(victim, who.cred)
+            await self.check_allowed(parent, victim, who.cred, is_tree=True)
 
             async def step(domain: Domain, at: Place) -> None:
                 await self.put.tree(domain, at, victim, who)
@@ -190,8 +192,11 @@ class Deletes:
         finally:
             self._storage.forget(victim.node)
 
-    async def check_writable(self, victim: Found, cred: Credentials) -> None:
+    async def _check_tree(self, victim: Found, cred: Credentials) -> int:
         """Check that a directory may be moved: its `..` changes, so rename(2) asks for WRITE on it.
+
+        Returns:
+            How many things are in it, if there is a use for that and the storage knows at once.
 
         Raises:
             DeniedError: EACCES.
@@ -199,6 +204,10 @@ class Deletes:
         acl = await self.acl(victim.node)
         if not permits(victim.attr, cred, WRITE, acl):
             raise DeniedError(errno.EACCES)
+        if self._brake.is_on:
+            with contextlib.suppress(FSError, ValueError):
+                return int(await self._storage.getxattr(victim.node, _ENTRIES_XATTR))
+        return 1
 
     async def replace(
         self,
@@ -216,8 +225,7 @@ class Deletes:
         Raises:
             FSError: what `rename` raised, or the trash; nothing has changed.
         """
-        await self.check_rights(self._nodes[parent].node, victim.attr, who.cred)
-        await self.check_protection(parent)
+        await self.check_allowed(parent, victim, who.cred)
         verdict = await self.verdict(parent, name, victim.attr)
         if verdict.bypass:
             await rename()
@@ -229,6 +237,31 @@ class Deletes:
                 self._nodes.hide_link(victim.attr.ino)
 
         await self.in_domain(parent, name, step, verdict.term)
+
+    async def check_allowed(
+        self, parent: NodeId, victim: Found, cred: Credentials, *, is_tree: bool = False
+    ) -> None:
+        """Check all that can speak against removing or replacing something, and count it.
+
+        Args:
+            is_tree: True for a directory that goes with all that is in it.
+
+        Raises:
+            DeniedError: EACCES or EPERM, as `check_rights` and `check_protection`.
+            FSError: EDQUOT; too much of what isn't the caller's, see `Brake`.
+        """
+        await self.check_rights(self._nodes[parent].node, victim.attr, cred)
+        await self.check_protection(parent)
+        weight = await self._check_tree(victim, cred) if is_tree else 1
+        self.count_foreign(victim, cred, weight)
+
+    def count_foreign(self, victim: Found, cred: Credentials, weight: int = 1) -> None:
+        """Count what is about to go and isn't the caller's.
+
+        Raises:
+            FSError: EDQUOT; too much of it, see `Brake`.
+        """
+        self._brake.check(cred.uid, victim.attr.uid, weight)
 
     async def check_rights(self, parent: Node, victim: Attr, cred: Credentials) -> None:
         """Check that `cred` may remove `victim` from a directory.

@@ -34,10 +34,8 @@ class Discards:
         try:
             if not self._deletes.enabled:
                 raise DeniedError(what="the trash is disabled")
-            await self._deletes.check_rights(above, victim.attr, who.cred)
-            await self._deletes.check_protection(parent)
-            if victim.attr.is_dir:
-                await self._deletes.check_writable(victim, who.cred)
+            is_tree = victim.attr.is_dir
+            await self._deletes.check_allowed(parent, victim, who.cred, is_tree=is_tree)
 
             async def step(domain: Domain, at: Place) -> None:
                 await self._discard.name(domain, at)

@@ -63,6 +63,7 @@ class Truncations:
         victim = Found(node, await self._storage.getattr(node))
         if not victim.attr.is_regular or victim.attr.size == 0:
             return False
+        self._deletes.count_foreign(victim, who.cred)
         async with self._files.alone(node_id, but=int(through is not None)) as alone:
             reason = await self._refuses(victim, who, through) if alone else "opened"
             if reason:

@@ -11,6 +11,8 @@ import trio
 
 from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import (
+    Allowed,
+    AllowRequest,
     Caller,
     Check,
     ExplainRequest,
@@ -144,6 +146,10 @@ class FakeService:
     async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
         self._called("explain", caller, request)
         return self.explanation
+
+    async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
+        self._called("allow", caller, request)
+        return Allowed(until="2026-11-24T09:49:11Z")
 
     def stop(self) -> None:
         self.stopped = True
