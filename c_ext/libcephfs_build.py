@@ -148,9 +148,10 @@ ffibuilder.cdef(
     int ceph_ll_releasedir(struct ceph_mount_info *cmount, struct ceph_dir_result *dir);
     int ceph_ll_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                        struct Inode *newparent, const char *newname, const UserPerm *perms);
+    enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN, ... };
     int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                   struct Inode *newparent, const char *newname, const UserPerm *perms,
-                  const uint64_t *expected, int *exchanged);
+                  const uint64_t *expected, int *how_far);
     int ceph_ll_unlink(struct ceph_mount_info *cmount, struct Inode *in, const char *name,
                        const UserPerm *perms);
     int ceph_ll_statfs(struct ceph_mount_info *cmount, struct Inode *in, struct statvfs *stbuf);
@@ -209,17 +210,20 @@ ffibuilder.set_source(
         return rc;
     }
 
+    enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN };
+
     /* Renames, but not what isn't there (see cephfs_ext/storage/ceph_stuck.py), and not onto
        another inode than *expected, 0 for none, unless that is NULL: what comes to the new name
-       after the look is lost, so that is the last thing before the rename. */
+       after the look is lost, so that is the last thing before the rename. *how_far says whether
+       the new name had another inode, and whether the rename itself was begun. */
     static int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                          struct Inode *newparent, const char *newname, const UserPerm *perms,
-                         const uint64_t *expected, int *exchanged)
+                         const uint64_t *expected, int *how_far)
     {
         uint64_t source, target;
         int rc;
 
-        *exchanged = 0;
+        *how_far = CX_LOOKED;
         rc = cx_look(cmount, parent, name, perms, &source);
         if (rc < 0)
             return rc;
@@ -228,10 +232,11 @@ ffibuilder.set_source(
             if (rc < 0 && rc != -ENOENT)
                 return rc;
             if (target != *expected) {
-                *exchanged = 1;
+                *how_far = CX_EXCHANGED;
                 return -EAGAIN;
             }
         }
+        *how_far = CX_BEGUN;
         return ceph_ll_rename(cmount, parent, name, newparent, newname, perms);
     }
     """,

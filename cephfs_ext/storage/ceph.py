@@ -462,16 +462,19 @@ class CephStorage:
         if flags:
             raise FSError(errno.EINVAL)
         above, below = _raw(parent), _raw(new_parent)
-        perms, exchanged = self._identities.of(cred), ffi.new("int *")
+        perms, how_far = self._identities.of(cred), ffi.new("int *")
         there = ffi.NULL if expected is None else ffi.new("uint64_t *", expected)
 
         def rename() -> None:
             if cred.uid != 0 and parent.ino != new_parent.ino:
                 self._check_movable(parent, name, cred)
             names = (above, name, below, new_name)
-            rc = lib.cx_rename(self._mount, *names, perms, there, exchanged)
-            if exchanged[0]:
+            with self._stuck.taking_away(parent.ino, name):
+                rc = lib.cx_rename(self._mount, *names, perms, there, how_far)
+            if how_far[0] == lib.CX_EXCHANGED:
                 raise ExchangedError()
+            if rc == -errno.ENOENT and how_far[0] == lib.CX_BEGUN:
+                self._stuck.free(below, new_parent.ino, new_name)
             check(rc)
 
         async with self._names.held((parent.ino, name), (new_parent.ino, new_name)):

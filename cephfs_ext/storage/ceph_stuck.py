@@ -6,13 +6,19 @@ stays: every later lookup of the new name through that session hangs, and with i
 the kernel.
 
 `cx_rename` looks the old name up right before the rename, so that this needs another client to
-remove it within a microsecond. It happens all the same, so every call that looks a name up is
-watched, and what takes far too long is taken for stuck. (Not sooner: under load libcephfs died once
-while calls that were merely slow were being freed.) The next rename onto a name takes the mark off,
-also one that is refused: that of the directory around it into itself. (That of a name onto itself
-would do, but libcephfs takes the name for gone afterwards.) In the root of the mount, all that can
-be dropped is dropped from the cache of the session, the mark with it; a directory that the kernel
-knows stays stuck there.
+remove it within a microsecond. It happens all the same, some times a minute where two gateways
+rename onto the same names, so the new name of a rename that failed that way is freed at once. In
+case that isn't all, every call that looks a name up is watched, and what takes far too long is
+taken for stuck.
+
+The next rename onto a name takes the mark off, also one that is refused: that of the directory
+around it into itself. (That of a name onto itself would do, but libcephfs takes the name for gone
+afterwards.) In the root of the mount, all that can be dropped is dropped from the cache of the
+session, the mark with it; a directory that the kernel knows stays stuck there.
+
+**No name is freed while a rename takes it away**: when that is answered first libcephfs follows a
+null pointer at the answer to the refused one (see `name_locks`). A rename's own new name is its
+own to free; what is only watched must be nobody's old name, which `taking_away` sees to.
 
 Source: PR 40787 of ceph and its backport 52505; tests/ceph/test_renames.py.
 """
@@ -25,11 +31,13 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from c_ext._libcephfs import ffi, lib
 from cephfs_ext.core.types import Ino
+from cephfs_ext.storage.name_locks import Name
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +63,7 @@ class _Call:
 class StuckNames:
     """Watches the calls of one session, and frees names; has a thread.
 
-    Concurrency: `watched` from any thread.
+    Concurrency: `watched`, `taking_away` and `free` from any thread.
     """
 
     def __init__(self, mount: Any, root: Any, perms: Any, cache_size: int) -> None:
@@ -64,6 +72,9 @@ class StuckNames:
         self._perms = perms
         self._cache_size = b"%d" % cache_size
         self._calls: dict[_Call, None] = {}
+        self._changed = threading.Condition()
+        self._taken_away: Counter[Name] = Counter()
+        self._freeing: Name | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stuck names", daemon=True)
         self._thread.start()
@@ -77,6 +88,30 @@ class StuckNames:
             yield
         finally:
             del self._calls[call]
+
+    @contextlib.contextmanager
+    def taking_away(self, parent: Ino, name: bytes) -> Iterator[None]:
+        """Keep a name from being freed while the body renames it. Blocks while it is."""
+        key = (parent, name)
+        with self._changed:
+            self._changed.wait_for(lambda: self._freeing != key)
+            self._taken_away[key] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken_away[key] -= 1
+                if not self._taken_away[key]:
+                    del self._taken_away[key]
+
+    def free(self, parent: Any, ino: Ino, name: bytes) -> None:
+        """Free a name in a directory that nobody else changes meanwhile. Blocks.
+
+        Args:
+            parent: the directory, as libcephfs knows it; `ino` is its number.
+        """
+        if not self._move_into_itself(parent, name, ino):
+            self._drop_marks()
 
     def close(self) -> None:
         """End the thread; nothing may be watched any more. Blocks."""
@@ -95,13 +130,25 @@ class StuckNames:
                 _log.exception("watching for stuck names goes on")
 
     def _free(self, call: _Call) -> None:
+        key = (call.parent, call.name)
+        with self._changed:
+            if self._taken_away[key]:
+                return
+            self._freeing = key
         _log.warning("a lookup hangs, or is slow; its name is freed in case it is stuck")
-        out, number = ffi.new("Inode **"), ffi.new("inodeno_t *", {"val": call.parent})
+        try:
+            self._free_at(call.parent, call.name)
+        finally:
+            with self._changed:
+                self._freeing = None
+                self._changed.notify_all()
+
+    def _free_at(self, parent: Ino, name: bytes) -> None:
+        out, number = ffi.new("Inode **"), ffi.new("inodeno_t *", {"val": parent})
         if lib.ceph_ll_lookup_inode(self._mount, number[0], out) < 0:
             return  # the directory is gone
         try:
-            if not self._move_into_itself(out[0], call.name, call.parent):
-                self._drop_marks()
+            self.free(out[0], parent, name)
         finally:
             lib.ceph_ll_put(self._mount, out[0])
 

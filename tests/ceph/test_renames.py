@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import subprocess
+import sys
+import threading
+from typing import Any
 
 import pytest
 import trio
@@ -13,7 +17,7 @@ from c_ext._libcephfs import lib
 from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import GATEWAY
-from cephfs_ext.storage import ceph_stuck
+from cephfs_ext.storage import ceph, ceph_stuck
 from cephfs_ext.storage.ceph import CephStorage
 from tests.ceph.sessions import sessions
 from tests.cluster.ceph import CephCluster
@@ -55,6 +59,73 @@ def test_a_rename_of_what_is_gone_leaves_no_name_stuck(cluster: CephCluster) -> 
             assert await _look_soon(storage, storage.root, NEW) is None
 
     trio.run(run)
+
+
+class _Lookless:
+    """The library, but old names are gone as soon as they have been looked up."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(lib, name)
+
+    def cx_rename(self, *arguments: Any) -> int:
+        *names, _, how_far = arguments
+        how_far[0] = lib.CX_BEGUN
+        return int(lib.ceph_ll_rename(*names))
+
+
+@pytest.mark.parametrize("where", ["root", "below"])
+def test_a_rename_that_loses_its_old_name_frees_the_new_one_at_once(
+    cluster: CephCluster, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with sessions(cluster, 2) as (storage, other):
+            parent = storage.root
+            if where == "below":
+                parent = (await storage.mkdir(parent, b"below", 0o755, GATEWAY)).node
+            await _remove_elsewhere(storage, other)
+            monkeypatch.setattr(ceph, "lib", _Lookless())
+            with pytest.raises(NotFoundError):
+                await storage.rename(storage.root, b"old", parent, NEW, GATEWAY)
+            assert await _look_soon(storage, parent, NEW) is None
+            if where == "below":
+                storage.forget(parent)
+
+    monkeypatch.setattr(ceph_stuck, "_PATIENCE_S", 1000.0)
+    trio.run(run)
+
+
+async def _free_what_is_renamed(cluster: CephCluster, renames: int) -> None:
+    """Free two names all the time while a file goes from one to the other and back."""
+    async with sessions(cluster, 1) as (storage,):
+        above = (await storage.mkdir(storage.root, b"above", 0o755, GATEWAY)).node
+        found = await storage.mknod(above, b"one", 0o100644, 0, GATEWAY)
+        ended = threading.Event()
+
+        def free() -> None:
+            while not ended.is_set():
+                for name in (b"one", b"two"):
+                    storage._stuck._free(ceph_stuck._Call(above.ino, name, 0.0, 1.0))
+
+        freeing = threading.Thread(target=free)
+        freeing.start()
+        names = [b"one", b"two"]
+        for _ in range(renames):
+            await storage.rename(above, names[0], above, names[1], GATEWAY)
+            names.reverse()
+        ended.set()
+        await trio.to_thread.run_sync(freeing.join)
+        for node in (found.node, above):
+            storage.forget(node)
+
+
+def test_names_that_are_only_slow_are_freed_without_harm(cluster: CephCluster) -> None:
+    """In a process of its own: libcephfs would follow a null pointer."""
+    script = (
+        "import trio; from tests.ceph import test_renames; from tests.cluster.ceph import"
+        " CephCluster; trio.run(test_renames._free_what_is_renamed, CephCluster(), 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
 
 
 @pytest.mark.parametrize("there", ["nothing", "file"])
