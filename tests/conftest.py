@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.blocked import freed
 from tests.cluster.ceph import CephCluster
 from tests.gateway import Gateway, ceph_gateway, posix_gateway
 
@@ -21,7 +22,8 @@ def cluster() -> Iterator[CephCluster]:
     cluster = CephCluster()
     running = cluster.running()
     cluster.up()
-    yield cluster
+    with freed(cluster):
+        yield cluster
     if not running:
         cluster.down()
 
