@@ -11,10 +11,10 @@ PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv
 	libcephfs-dev librados-dev python3-cephfs python3-rados
 TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl attr git bindfs
 
-# Tests wait more than they work, so two processes share them. What fails servers of the cluster, or
-# shuts clients out, comes last and alone.
+# Tests wait more than they work, so two processes share them. What counts what servers do, fails
+# them, or shuts clients out, comes last and alone.
 PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults"
-STORMY := tests/ceph/test_failover.py tests/ceph/test_eviction.py
+STORMY := tests/ceph/test_ranks.py tests/ceph/test_failover.py tests/ceph/test_eviction.py
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
 
 .DEFAULT_GOAL := help

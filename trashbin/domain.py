@@ -153,7 +153,7 @@ class Domain:
         self._shards.clear()
         shard = layout.parse_shard(name)
         if shard is not None:
-            await _pin(self.storage, node, shard.rank)
+            await _place(self.storage, node, shard.rank)
 
     async def hour_in(self, above: Node, hour: bytes) -> Node:
         """Return the directory of an hour in a shard (or in `tombs`), made if it was missing.
@@ -360,7 +360,19 @@ async def _open_directories(
         yield name, node
         shard = layout.parse_shard(name)
         if shard is not None:
-            await _pin(storage, node, shard.rank)
+            await _place(storage, node, shard.rank)
+
+
+async def _place(storage: Storage, shard: Node, rank: Rank) -> None:
+    """Place a shard on its rank, with something in it.
+
+    A directory that is empty isn't moved before something is made in it: the first delete of a
+    gateway had to wait for that.
+    """
+    if storage.ranks > 1:
+        found = await make_dir(storage, shard, layout.FRESH, layout.TRASH_MODE)
+        storage.forget(found.node)
+    await _pin(storage, shard, rank)
 
 
 async def _pin(storage: Storage, node: Node, rank: Rank) -> None:
