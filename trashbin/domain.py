@@ -230,11 +230,22 @@ class Domain:
         relief = self._relief
         if relief is None:
             raise FullError(what="the quota is full")
-        there = (await relief.find(above.ino, self.storage.token(above))).node
+        there = await self._found_by(relief, above)
         try:
             await step(relief, there)
         finally:
             relief.forget(there)
+
+    async def _found_by(self, relief: Storage, node: Node) -> Node:
+        """Return what the session without quota calls a node; the caller owns the reference.
+
+        Raises:
+            FullError: it isn't found: ceph doesn't find all that there is while a pool is full.
+        """
+        try:
+            return (await relief.find(node.ino, self.storage.token(node))).node
+        except NotFoundError as exc:
+            raise FullError(what="it can't be done without quota either") from exc
 
     async def link_without_quota(self, node: Node, above: Node, name: bytes) -> None:
         """Link an inode into the trash where a full quota forbids it to the user's session.
@@ -244,7 +255,7 @@ class Domain:
         """
 
         async def link(relief: Storage, there: Node) -> None:
-            source = (await relief.find(node.ino, self.storage.token(node))).node
+            source = await self._found_by(relief, node)
             try:
                 await relief.link(source, there, name, GATEWAY)
             finally:

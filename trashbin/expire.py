@@ -32,7 +32,7 @@ from trashbin.versions import Versions
 
 _log = logging.getLogger(__name__)
 
-_SLACK_S = 900
+SLACK_S = 900
 """An hour is claimed this long after its time: clocks differ, and a delete may stall."""
 
 _JOURNAL_KEPT_S = 90 * 24 * 3600
@@ -83,9 +83,9 @@ class Expiry:
 
     def expires_s(self, item: Item) -> float | None:
         """Return when an item leaves the trash, seconds since the epoch; None if it is held."""
-        return self._leaves_s(item.above, item.entry.hour)
+        return self.leaves_s(item.above, item.entry.hour)
 
-    def _leaves_s(self, above: bytes, hour: bytes) -> float | None:
+    def leaves_s(self, above: bytes, hour: bytes) -> float | None:
         """Return when an hour has expired; None if it never does, or is no hour."""
         end_s, term = layout.hour_end_s(hour), layout.term_of(above)
         if end_s is None or term.is_held:
@@ -118,9 +118,9 @@ class Expiry:
     async def _claim_expired(self, domain: Domain) -> None:
         for above in directories_of_hours(domain):
             for hour in await hours_of(domain, above):
-                leaves_s = self._leaves_s(above, hour)
-                if leaves_s is not None and leaves_s <= time.time() - _SLACK_S:
-                    await self._claim_hour(domain, above, hour)
+                leaves_s = self.leaves_s(above, hour)
+                if leaves_s is not None and leaves_s <= time.time() - SLACK_S:
+                    await self.claim_hour(domain, above, hour)
 
     async def _claim_surplus(self, domain: Domain) -> None:
         """Claim the versions of files that are more than is to be kept."""
@@ -129,8 +129,12 @@ class Expiry:
                 await self._claim(domain, above, hour, name)
                 self._meter.count("trash_expired_total", kind="versions")
 
-    async def _claim_hour(self, domain: Domain, above: bytes, hour: bytes) -> None:
-        """Claim an hour; what can't be claimed now is tried again in the next round."""
+    async def claim_hour(self, domain: Domain, above: bytes, hour: bytes) -> bool:
+        """Claim an hour; what can't be claimed now is tried again in the next round.
+
+        Returns:
+            False if it isn't claimed, or somebody else was faster.
+        """
         claim = b"%s.%s.%s" % (above, hour, self._unique())
         try:
             async with directory_at(domain, above, hour) as node:
@@ -140,13 +144,14 @@ class Expiry:
                     node, hour, domain.service(layout.PURGING), claim, GATEWAY
                 )
         except NotFoundError:
-            return  # another gateway was faster
+            return False  # another gateway was faster
         except FSError as exc:
             _log.warning("%r of %r can't be claimed: %s", hour, above, exc)
-            return
+            return False
         self._meter.count(
             "trash_expired_total", kind="tombs" if layout.is_tombs(above) else "hours"
         )
+        return True
 
     def _unique(self) -> bytes:
         return f"{self._clock():016x}.{self._instance}".encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cephfs_ext.core.errors import FSError, NotFoundError
+from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import Ino
 from trashbin.domain import Domain, lying_in
@@ -47,11 +47,10 @@ async def totals(domain: Domain, tree: Tree) -> Totals:
 
 
 async def _below(storage: Storage, node: Node) -> Totals:
-    try:
-        entries = int(await storage.getxattr(node, b"ceph.dir.rentries"))
-        return Totals(entries, int(await storage.getxattr(node, b"ceph.dir.rbytes")))
-    except FSError:
+    weight = await storage.weigh(node)
+    if weight is None:
         return await _count(storage, node)
+    return Totals(1 + weight.files, weight.size)
 
 
 async def _count(storage: Storage, top: Node) -> Totals:

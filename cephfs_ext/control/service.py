@@ -47,6 +47,29 @@ class Check(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class TrashSpace(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is, and how much of it is trash."""
+
+    size_bytes: int
+    """Of what is in the trash."""
+    entries: int
+    held_bytes: int
+    """Of what somebody holds."""
+    used_bytes: int
+    """Trash and all, in the quota of the served directory, else its pool or disk."""
+    total_bytes: int
+    used_ratio: float
+    """Of bytes or files, whichever is scarcer, where it is scarcest."""
+    hourly_bytes: int | None
+    """Deleted in an hour of the last day; null: not known yet."""
+    guaranteed_s: float | None
+    """How long what is deleted stays at this rate; null: not known yet."""
+    is_helpless: bool
+    """True while it is too full, and nothing more may be let go."""
+    age_s: float
+    """How old these figures are."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What is running."""
 
@@ -64,6 +87,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     background_storage: dict[str, str | int | bool]
     nodes: int
     handles: int
+    trash: TrashSpace | None = None
+    """Null until it is known."""
     rss_bytes: int = 0
     """Memory of the daemon."""
     threads: int = 0

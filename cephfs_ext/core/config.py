@@ -98,6 +98,10 @@ class TrashConfig:
     event_gap_s: float = 10.0
     truncated_min_bytes: int = 4096
     foreign_deletes_per_minute: int = _between(0, 0, _MOST)
+    high_watermark: float = _between(0.85, 0, 1)
+    low_watermark: float = _between(0.8, 0, 1)
+    guaranteed_s: float = 86400.0
+    when_full: Literal["refuse", "delete"] = "refuse"
     default_policy: bool = True
     policy: tuple[PolicyRule, ...] = ()
 

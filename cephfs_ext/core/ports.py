@@ -18,7 +18,16 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
-from cephfs_ext.core.types import Attr, AttrChange, Credentials, DirEntry, Ino, Rank, StatFs
+from cephfs_ext.core.types import (
+    Attr,
+    AttrChange,
+    Credentials,
+    DirEntry,
+    Ino,
+    Rank,
+    StatFs,
+    Weight,
+)
 
 
 class Node(Protocol):
@@ -216,6 +225,23 @@ class Storage(Protocol):
 
     async def statfs(self, node: Node) -> StatFs:
         """Read space and names left; on CephFS a quota above the root is respected."""
+        ...
+
+    @property
+    def weighs(self) -> bool:
+        """True if the storage knows what is below a directory without looking at all of it."""
+        ...
+
+    async def weigh(self, node: Node) -> Weight | None:
+        """Return what is below a directory, itself not counted; None where nothing knows it.
+
+        One call, whatever there is. The figures lag by some seconds, and names of hard links but
+        the first don't count.
+        """
+        ...
+
+    async def quota(self, node: Node) -> Weight:
+        """Return the quota that a directory itself has; 0 for what it doesn't limit."""
         ...
 
     def token(self, node: Node) -> bytes:

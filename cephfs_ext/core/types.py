@@ -96,6 +96,15 @@ class DirEntry(NamedTuple):
     """Position behind this entry, to go on from; opaque, never 0."""
 
 
+class Weight(NamedTuple):
+    """Bytes and files side by side: what is below a directory, or a limit of it."""
+
+    size: int
+    """Bytes."""
+    files: int
+    """Names, those of directories among them."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StatFs:
     """Space and names of a file system, as statvfs(3) has them."""

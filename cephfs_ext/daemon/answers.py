@@ -6,7 +6,7 @@ import base64
 import binascii
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import psutil
@@ -29,6 +29,7 @@ from cephfs_ext.control.service import (
     TrashItem,
     TrashListing,
     TrashQuery,
+    TrashSpace,
     to_text,
 )
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, NotFoundError, UserError
@@ -39,6 +40,7 @@ from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
 from trashbin.layout import parse_id
+from trashbin.pressure import Pressure, Survey
 from trashbin.restore import Outcome
 from trashbin.service import Answer, Conflict, Contents, Listed, TrashService
 from trashbin.totals import totals
@@ -52,6 +54,7 @@ class Answers:
     def __init__(
         self,
         service: TrashService,
+        pressure: Pressure,
         filesystem: FileSystem,
         explanations: Explanations,
         brake: Brake,
@@ -63,6 +66,7 @@ class Answers:
         about: Status,
     ) -> None:
         self._trash = service
+        self._pressure = pressure
         self._fs = filesystem
         self._explanations = explanations
         self._brake = brake
@@ -96,6 +100,7 @@ class Answers:
             background_storage=self._background.describe(),
             nodes=len(self._fs.nodes),
             handles=self._fs.open_handles,
+            trash=_space(self._pressure.surveys),
         )
 
     def _who(self, caller: Caller) -> trash.Caller:
@@ -268,6 +273,26 @@ class Answers:
             pid=None if record is None else record.pid,
             command=None if record is None else record.command,
         )
+
+
+def _space(surveys: Sequence[Survey]) -> TrashSpace | None:
+    """Put the figures of all domains together; the first is that of the served root."""
+    if not surveys:
+        return None
+    rates = [one.rate for one in surveys if one.rate is not None]
+    lasts_s = [one.guaranteed_s for one in surveys if one.guaranteed_s is not None]
+    return TrashSpace(
+        size_bytes=sum(one.trash.size for one in surveys),
+        entries=sum(one.trash.files for one in surveys),
+        held_bytes=sum(one.held.size for one in surveys),
+        used_bytes=surveys[0].capacity.size.used,
+        total_bytes=surveys[0].capacity.size.total,
+        used_ratio=max(one.capacity.share for one in surveys),
+        hourly_bytes=sum(one.size for one in rates) if rates else None,
+        guaranteed_s=min(lasts_s, default=None),
+        is_helpless=any(one.is_helpless for one in surveys),
+        age_s=time.monotonic() - min(one.measured_s for one in surveys),
+    )
 
 
 def _checked_id(entry_id: str) -> str:

@@ -49,6 +49,9 @@ _REQUESTS_AT_ONCE = 256
 _GRACE_S = 30.0
 """How long open files are served after the mount was detached."""
 
+_PRESSURE_S = 60.0
+"""Longest pause between two looks at how full the storage is."""
+
 _POLL_S = 0.05
 
 
@@ -220,6 +223,10 @@ def _start_loops(
         interval_s = config.trash.expire_interval_s
         await repeat("expiry", gateway.expiry.once, meter, interval_s=interval_s)
 
+    async def relieve() -> None:
+        interval_s = min(config.trash.expire_interval_s, _PRESSURE_S)
+        await repeat("pressure", gateway.pressure.once, meter, interval_s=interval_s)
+
     async def discard() -> None:
         await repeat("discard", gateway.discard.once, meter, interval_s=0)
 
@@ -228,6 +235,7 @@ def _start_loops(
     if config.trash.enabled and not config.mount.read_only:
         nursery.start_soon(write_journal)
         nursery.start_soon(recover_then_expire)
+        nursery.start_soon(relieve)
         nursery.start_soon(discard)
 
 

@@ -47,6 +47,7 @@ from trashbin.expire import Expiry, Removed
 from trashbin.journal import Journal
 from trashbin.picture import Pictures
 from trashbin.policy import DEFAULT_RULES, terms
+from trashbin.pressure import Pressure, Watermarks
 from trashbin.put import Put
 from trashbin.restore import Restore
 from trashbin.service import TrashService
@@ -93,6 +94,7 @@ class Gateway:
     health: Health
     journal: Journal
     expiry: Expiry
+    pressure: Pressure
     invalidations: Invalidations
     discard: Discard
     background_domains: Domains
@@ -211,6 +213,7 @@ def build(
         rules=_rules(config),
         enabled=config.trash.enabled,
         shadow=config.trash.mode == "shadow",
+        deletes_when_full=config.trash.when_full == "delete",
     )
     files, requests = OpenFiles(), Requests()
     truncations = Truncations(
@@ -224,6 +227,17 @@ def build(
     )
     invalidations = Invalidations(meter)
     expiry = _expiry(config, domains[1], background, meter, identity, clock)
+    pressure = Pressure(
+        domains[1],
+        expiry,
+        meter,
+        Watermarks(
+            config.trash.high_watermark,
+            min(config.trash.low_watermark, config.trash.high_watermark),
+            config.trash.guaranteed_s,
+        ),
+        retention_s=config.trash.retention_s,
+    )
 
     def forget(parent: Ino, name: bytes, inos: Sequence[Ino]) -> None:
         known = [node_id for ino in inos if (node_id := nodes.unhide_links(ino)) is not None]
@@ -276,6 +290,7 @@ def build(
     health = Health({"storage": users, "background_storage": background})
     answers = Answers(
         service,
+        pressure,
         filesystem,
         Explanations(users, nodes, deletes, marks),
         brake,
@@ -302,6 +317,7 @@ def build(
         health,
         journal,
         expiry,
+        pressure,
         invalidations,
         discard,
         domains[1],

@@ -65,7 +65,7 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
-LOOPS = ["expiry", "journal", "invalidate", "recovery", "discard"]
+LOOPS = ["expiry", "pressure", "journal", "invalidate", "recovery", "discard"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -150,6 +150,16 @@ TABLE = (
         "Hours of a shard, and of tombstones, that expired; versions beyond a limit.",
         _one("kind", ["hours", "tombs", "versions"]),
     ),
+    Metric("counter", "trash_pressure_hours_total", "Hours of a shard that pressure let go."),
+    Metric(
+        "gauge",
+        "trash_pressure_helpless",
+        "1 while the storage is too full and pressure may let nothing more go.",
+    ),
+    Metric("gauge", "trash_guaranteed_seconds", "How long what is deleted stays; -1: not known."),
+    Metric("gauge", "trash_bytes", "Bytes of what is in the trash."),
+    Metric("gauge", "trash_entries", "Names in the trash."),
+    Metric("gauge", "storage_used_ratio", "Used part of the fullest quota, pool or disk."),
     Metric("gauge", "trash_damaged_entries", "Things in the trash that can't be read."),
     Metric(
         "counter",

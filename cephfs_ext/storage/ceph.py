@@ -34,6 +34,7 @@ from cephfs_ext.core.errors import (
     ExchangedError,
     ExistsError,
     FSError,
+    FullError,
     NotFoundError,
     check,
     fs_error,
@@ -50,6 +51,7 @@ from cephfs_ext.core.types import (
     Ino,
     Rank,
     StatFs,
+    Weight,
 )
 from cephfs_ext.storage.ceph_admission import Admission
 from cephfs_ext.storage.ceph_locks import RENEW_S, ClusterLocks, lock_of_dir, lock_of_name
@@ -67,6 +69,9 @@ from cephfs_ext.storage.names import (
 )
 
 _log = logging.getLogger(__name__)
+
+_FULL_FRESH_S = 2.0
+"""How long it is believed whether the metadata pool is full."""
 
 T = TypeVar("T")
 
@@ -172,12 +177,14 @@ class CephStorage:
     """A directory of a CephFS; build it with `connect`."""
 
     kind = "ceph"
+    weighs = True
     flushes = False
     rename_noreplace = False
     finds_by_number = True
 
     def __init__(self, config: CephConfig, subdir: str, mount: Any, *, background: bool) -> None:
         self._config = config
+        self._full, self._asked_s = False, float("-inf")
         self._subdir = subdir
         self._mount = mount
         self._identities = Identities()
@@ -302,7 +309,28 @@ class CephStorage:
             with self._stuck.watched(parent.ino, name):
                 return call()
 
-        return await self._call(watched)
+        try:
+            return await self._call(watched)
+        except DeniedError as exc:
+            if exc.errno == errno.EACCES and await self._is_full():
+                what = "the metadata pool is full, and the key lacks mds 'allow rwf'"
+                raise FullError(what=what) from exc
+            raise
+
+    async def _is_full(self) -> bool:
+        """Tell whether the metadata pool is full.
+
+        Then a metadata server refuses with EACCES whatever would fill it (ceph 16; ENOSPC was
+        meant) to a client whose key lacks `f`.
+        """
+        if time.monotonic() - self._asked_s > _FULL_FRESH_S:
+            self._asked_s = time.monotonic()
+            try:
+                self._full = await self._call(lambda: self._locks.is_full(self._config.fs_name))
+            except FSError as exc:
+                _log.warning("whether the metadata pool is full isn't known: %s", exc)
+                self._full = False
+        return self._full
 
     # names
 
@@ -629,6 +657,11 @@ class CephStorage:
             )
 
         return await self._call(read)
+
+    async def weigh(self, node: Node) -> Weight:
+        """Return what the metadata servers count; a directory itself is one of its entries."""
+        entries = int(await self.getxattr(node, b"ceph.dir.rentries"))
+        return Weight(int(await self.getxattr(node, b"ceph.dir.rbytes")), max(0, entries - 1))
 
     def token(self, node: Node) -> bytes:
         """Return nothing: the number alone finds an inode."""
@@ -1070,13 +1103,18 @@ class CephStorage:
 
     async def is_domain_root(self, node: Node) -> bool:
         """Tell whether a directory has a quota: renames don't cross it."""
+        return any(await self.quota(node))
+
+    async def quota(self, node: Node) -> Weight:
+        """Return the quota that a directory itself has."""
         try:
             raw = await self.getxattr(node, b"ceph.quota")
         except FSError as exc:
             if exc.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-                return False
+                return Weight(0, 0)
             raise
-        return any(int(field.partition(b"=")[2]) for field in raw.split())
+        limits = dict(field.split(b"=", 1) for field in raw.split())
+        return Weight(int(limits[b"max_bytes"]), int(limits[b"max_files"]))
 
     def describe(self) -> dict[str, str | int | bool]:
         """Say what is in use."""

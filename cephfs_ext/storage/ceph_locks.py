@@ -56,6 +56,7 @@ class ClusterLocks:
                 )
                 cluster.connect(timeout=int(self._config.mount_timeout_s))
                 self._cluster, self._ioctx = cluster, cluster.open_ioctx(self._pool)
+                self._ioctx.set_osdmap_full_try()  # a full pool refuses at once, and never waits
             return self._ioctx
 
     def take(self, lock: str, cookie: str) -> bool:
@@ -97,14 +98,31 @@ class ClusterLocks:
 
     def fs_dump(self) -> dict[str, Any]:
         """Return what the monitors know of the file systems."""
+        return self._ask("fs dump")
+
+    def is_full(self, fs_name: str) -> bool:
+        """Tell whether the metadata pool of a file system is full, or the whole cluster.
+
+        Args:
+            fs_name: empty for the cluster's first one.
+        """
+        maps = [fs["mdsmap"] for fs in self.fs_dump()["filesystems"]]
+        pools = [one["metadata_pool"] for one in maps if fs_name in ("", one["fs_name"])]
+        dump = self._ask("osd dump")
+        flags = {pool["pool"]: pool["flags_names"] for pool in dump["pools"]}
+        said = dump["flags"].split(",") + [
+            flag for pool in pools[:1] for flag in flags[pool].split(",")
+        ]
+        return "full" in said
+
+    def _ask(self, prefix: str) -> dict[str, Any]:
         self._io()
-        rc, out, message = self._cluster.mon_command(
-            json.dumps({"prefix": "fs dump", "format": "json"}), b""
-        )
+        words = json.dumps({"prefix": prefix, "format": "json"})
+        rc, out, message = self._cluster.mon_command(words, b"")
         if rc != 0:
             raise fs_error(-rc, message)
-        dump: dict[str, Any] = json.loads(out)
-        return dump
+        answer: dict[str, Any] = json.loads(out)
+        return answer
 
     def _failure(self, exc: Exception) -> FSError:
         """Say what went wrong; a connection that was shut out is replaced at the next call."""

@@ -28,7 +28,16 @@ import trio
 from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
 from cephfs_ext.core.limits import BACKGROUND_THREADS, DATA_THREADS, META_THREADS
 from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Node
-from cephfs_ext.core.types import Attr, AttrChange, Credentials, DirEntry, Ino, Rank, StatFs
+from cephfs_ext.core.types import (
+    Attr,
+    AttrChange,
+    Credentials,
+    DirEntry,
+    Ino,
+    Rank,
+    StatFs,
+    Weight,
+)
 from cephfs_ext.storage import posix_calls as calls
 from cephfs_ext.storage.gate import Gate
 from cephfs_ext.storage.names import check_name, check_node, check_regular, check_target
@@ -68,6 +77,7 @@ class PosixStorage:
     flushes = True
     ranks = 1
     finds_by_number = False
+    weighs = False
 
     def __init__(self, directory: str, root_fd: int, *, background: bool) -> None:
         self._directory = directory
@@ -317,6 +327,16 @@ class PosixStorage:
             stats.f_favail,
             stats.f_namemax,
         )
+
+    async def weigh(self, node: Node) -> Weight | None:
+        """Return nothing: a local file system would have to look at everything."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def quota(self, node: Node) -> Weight:
+        """Return no limit: statfs has those that there are."""
+        await trio.lowlevel.checkpoint()
+        return Weight(0, 0)
 
     def token(self, node: Node) -> bytes:
         """Return the file handle of an inode."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from cephfs_ext.core.errors import (
     DeniedError,
     ExchangedError,
     FSError,
+    FullError,
     NotFoundError,
 )
 from cephfs_ext.core.permissions import ACL_XATTR, SEARCH, WRITE, permits, sticky_forbids
@@ -35,6 +37,12 @@ from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
 
 _ENTRIES_XATTR = b"ceph.dir.rentries"
+_log = logging.getLogger(__name__)
+
+_TELL_FULL_S = 60.0
+"""How often the log says that deletes are final because the trash is full."""
+
+_Act = Callable[[], Awaitable[None]]
 
 _NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
 
@@ -81,11 +89,14 @@ class Deletes:
         rules: Sequence[PolicyRule],
         enabled: bool,
         shadow: bool,
+        deletes_when_full: bool,
     ) -> None:
         self._marks = marks
         self._brake = brake
         self._rules = rules
         self._shadow = shadow
+        self._deletes_when_full = deletes_when_full
+        self._told_full_s = float("-inf")
         self._storage = storage
         self._nodes = nodes
         self._domains = domains
@@ -118,7 +129,10 @@ class Deletes:
             if verdict.bypass:
                 await self._storage.unlink(above, name, who.cred)
                 return
-            await self._trash_file(parent, name, victim, who, verdict.term)
+            await self._unless_full(
+                lambda: self._trash_file(parent, name, victim, who, verdict.term),
+                lambda: self._storage.unlink(above, name, who.cred),
+            )
         finally:
             self._storage.forget(victim.node)
 
@@ -155,16 +169,42 @@ class Deletes:
             if verdict.bypass:
                 await self._storage.rmdir(above, name, who.cred)
             else:
-
-                async def step(domain: Domain, at: Place) -> None:
-                    await self.put.directory(domain, at, victim, who)
-
-                await self.in_domain(parent, name, step, verdict.term)
-                self._nodes.hide_link(victim.attr.ino)
+                await self._unless_full(
+                    lambda: self._trash_dir(parent, name, victim, who, verdict.term),
+                    lambda: self._storage.rmdir(above, name, who.cred),
+                )
             self._nodes.gone(parent, name)
             self._nodes.dead(victim.attr.ino)
         finally:
             self._storage.forget(victim.node)
+
+    async def _trash_dir(
+        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term
+    ) -> None:
+        async def step(domain: Domain, at: Place) -> None:
+            await self.put.directory(domain, at, victim, who)
+
+        await self.in_domain(parent, name, step, term)
+        self._nodes.hide_link(victim.attr.ino)
+
+    async def _unless_full(self, keep: _Act, remove: _Act) -> None:
+        """Keep something; where there is no room, and the operator wants it so, remove it.
+
+        Raises:
+            FSError: what `keep` raised, or `remove`; nothing has changed.
+        """
+        try:
+            await keep()
+            return
+        except FullError as exc:
+            if not self._deletes_when_full:
+                raise
+            why = str(exc)
+        await remove()
+        self._meter.count("trash_bypasses_total", reason="full")
+        if time.monotonic() - self._told_full_s > _TELL_FULL_S:
+            self._told_full_s = time.monotonic()
+            _log.warning("the trash is full (%s): what is deleted now is gone", why)
 
     async def tree(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Move whatever has a name into the trash, with all that is below it, by one rename.
@@ -236,7 +276,7 @@ class Deletes:
             if await put(domain, at, victim, who, rename):
                 self._nodes.hide_link(victim.attr.ino)
 
-        await self.in_domain(parent, name, step, verdict.term)
+        await self._unless_full(lambda: self.in_domain(parent, name, step, verdict.term), rename)
 
     async def check_allowed(
         self, parent: NodeId, victim: Found, cred: Credentials, *, is_tree: bool = False

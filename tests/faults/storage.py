@@ -32,20 +32,27 @@ class Back:
         with file_system(cluster) as fs:
             yield _CephBack(path, fs)
 
-    def _names(self, path: str) -> list[str]:
+    def names(self, path: str) -> list[str]:
+        """List a directory of the trash."""
         return os.listdir(f"{self._trash}/{path}")
 
     def _rename(self, old: str, new: str) -> None:
         os.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")
 
+    def put(self, hour: str, name: str, size: int) -> None:
+        """Lay a file into an hour of the first shard."""
+        os.makedirs(f"{self._trash}/r0.00/{hour}", 0o700, exist_ok=True)
+        with open(f"{self._trash}/r0.00/{hour}/{name}", "wb") as file:
+            file.write(bytes(size))
+
     def _homes(self) -> list[str]:
         """Return what has hours: the shards, and the tombstones."""
-        return [name for name in self._names("") if name.startswith("r0.") or name == "tombs"]
+        return [name for name in self.names("") if name.startswith("r0.") or name == "tombs"]
 
     def age_trash(self) -> None:
         """Make everything in the trash old; no gateway may be running."""
         for home in self._homes():
-            hours = [hour for hour in self._names(home) if hour.startswith("2")]
+            hours = [hour for hour in self.names(home) if hour.startswith("2")]
             for number, hour in enumerate(hours):
                 self._rename(f"{home}/{hour}", f"{home}/{_OLD_HOUR}{number:02}")
 
@@ -57,9 +64,9 @@ class Back:
             time.sleep(0.2)
 
     def _left(self) -> list[str]:
-        hours = [hour for home in self._homes() for hour in self._names(home)]
+        hours = [hour for home in self._homes() for hour in self.names(home)]
         old = [hour for hour in hours if hour.startswith(_OLD_HOUR)]
-        return old + self._names("purging")
+        return old + self.names("purging")
 
 
 class _CephBack(Back):
@@ -67,13 +74,22 @@ class _CephBack(Back):
         super().__init__(trash)
         self._fs = fs
 
-    def _names(self, path: str) -> list[str]:
+    def names(self, path: str) -> list[str]:
         with self._fs.opendir(f"{self._trash}/{path}") as stream:
             entries = iter(stream.readdir, None)
             return [e.d_name.decode() for e in entries if e.d_name not in (b".", b"..")]
 
+    def put(self, hour: str, name: str, size: int) -> None:
+        directory = f"{self._trash}/r0.00/{hour}"
+        if hour not in self.names("r0.00"):
+            self._fs.mkdir(directory, 0o700)
+        fd = self._fs.open(f"{directory}/{name}", "w", 0o600)
+        for off in range(0, size, 1 << 20):
+            self._fs.write(fd, bytes(min(1 << 20, size - off)), off)
+        self._fs.close(fd)
+
     def _homes(self) -> list[str]:
-        names = self._names("")
+        names = self.names("")
         return [name for name in names if (name[0] == "r" and "." in name) or name == "tombs"]
 
     def _rename(self, old: str, new: str) -> None:

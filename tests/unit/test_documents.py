@@ -16,7 +16,7 @@ import pytest
 
 from tests import tour
 from tests.posix.deviations import CEPH_MOUNT
-from trashbin import journal, layout, runs, tombs
+from trashbin import journal, layout, pressure, runs, tombs
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cephfs_ext", "trashbin", "asyncdelete", "c_ext")
@@ -121,6 +121,10 @@ class TestFormat:
         assert layout.parse_shard(plan.above) is not None
         assert layout.hour_end_s(plan.hour) is not None
 
+    def test_notes_of_pressure(self) -> None:
+        (line,) = _blocks(FORMAT, "pressure")
+        assert set(json.loads(line)) == set(pressure.Claimed._fields)
+
     def test_marks(self) -> None:
         (line,) = _blocks(FORMAT, "mark")
         assert set(json.loads(line)) == {"path", "token"}
@@ -131,6 +135,7 @@ class TestFormat:
             ("tombstone", set(tombs.Tomb.__dataclass_fields__)),
             ("journal", {*journal.Record.__dataclass_fields__, "path_raw"}),
             ("plan", set(runs.Plan.__dataclass_fields__)),
+            ("pressure", set(pressure.Claimed._fields)),
         ],
     )
     def test_every_field_is_explained(self, block: str, fields: set[str]) -> None:
