@@ -43,6 +43,18 @@ class Item:
     tomb: Tomb | None = None
 
     @property
+    def is_held(self) -> bool:
+        """True for what doesn't expire, because somebody holds it."""
+        return layout.term_of(self.above).is_held
+
+    @property
+    def leaf(self) -> bytes:
+        """Name of what lies in the hour: of a long name, that of its directory."""
+        if self.tomb is not None:
+            return layout.tomb_name(self.entry, self.ino)
+        return self.entry.path[0]
+
+    @property
     def is_dir(self) -> bool:
         """True for a directory, also for one of which there is only a tombstone."""
         return stat.S_ISDIR(self.mode)
@@ -103,8 +115,11 @@ def directories_of_hours(domain: Domain) -> list[bytes]:
 
 
 def without_stand_ins(items: Iterable[Item]) -> list[Item]:
-    """Leave out tombstones that stand beside the entry that they are for."""
-    items = list(items)
+    """Leave out tombstones that stand beside the entry that they are for.
+
+    And what was seen twice, since it was held or released in that moment.
+    """
+    items = list({(item.entry.id, item.tomb is None): item for item in items}.values())
     there = {item.entry.id for item in items if item.tomb is None}
     return [item for item in items if item.tomb is None or item.entry.id not in there]
 
@@ -217,7 +232,7 @@ async def _scan_entry(
     where: _Where, hour: Node, name: bytes, result: Scan, *, is_dir: bool
 ) -> None:
     """Read one entry; one that is restored or purged at this moment is left out."""
-    if name.startswith(layout.STAGED):
+    if name.startswith(layout.STAGED) or _is_note(where, name):
         return
     try:
         found = await _look_at(where.storage, hour, name, is_dir=is_dir)
@@ -233,6 +248,10 @@ async def _scan_entry(
         result.items.append(item)
     elif item:
         result.damaged.append(Damaged(where.path + b"/" + name, item))
+
+
+def _is_note(where: _Where, name: bytes) -> bool:
+    return where.above == layout.NOTES and layout.parse_note(name) is not None
 
 
 async def _item_at(where: _Where, name: bytes, found: Found) -> Item | str:

@@ -128,6 +128,18 @@ class Domain:
         name = layout.tombs_name(term)
         return name if name in self else layout.TOMBS
 
+    async def counterpart(self, above: bytes, term: Term) -> bytes:
+        """Return the directory for things of `above` that are to be kept for another term.
+
+        Of the same rank, so that a rename stays within it; made if it was missing.
+        """
+        await self.add_term(term)
+        shard = layout.parse_shard(above)
+        if shard is None:
+            return self.tombs(term)
+        name = shard._replace(term=term).raw
+        return name if name in self else self.shard_of(Ino(shard.number), shard.rank, term).name
+
     async def add_term(self, term: Term) -> None:
         """Make what things need that are kept for a term; a full quota doesn't stop it."""
         wanted = [key.raw for key in _wanted_shards(self.storage, self._shards_per_rank, term)]
@@ -158,7 +170,7 @@ class Domain:
     async def hour_in(self, above: Node, hour: bytes) -> Node:
         """Return the directory of an hour in a shard (or in `tombs`), made if it was missing.
 
-        The reference stays the domain's.
+        The reference stays the domain's; that of an old hour may go at any time (`lent_hour`).
 
         Raises:
             FullError: it could not be made, not even without quota.
@@ -176,19 +188,31 @@ class Domain:
     @asynccontextmanager
     async def entry_dir(self, shard: Shard, entry: EntryName) -> AsyncIterator[Node]:
         """Lend the directory that an entry goes to, made if it was missing."""
-        above = await self.hour_in(shard.node, entry.hour)
-        if len(entry.path) == 1:
-            yield above
+        async with self.lent_hour(shard.node, entry.hour) as above:
+            if len(entry.path) == 1:
+                yield above
+                return
+            long_name_dir = await self.make(above, entry.path[0])
+            try:
+                yield long_name_dir
+            except BaseException:
+                with trio.CancelScope(shield=True), contextlib.suppress(FSError):
+                    await self.storage.rmdir(above, entry.path[0], GATEWAY)
+                raise
+            finally:
+                self.storage.forget(long_name_dir)
+
+    @asynccontextmanager
+    async def lent_hour(self, above: Node, hour: bytes) -> AsyncIterator[Node]:
+        """Lend the directory of an hour, made if it was missing, of an old one too."""
+        if not _is_old(hour):
+            yield await self.hour_in(above, hour)
             return
-        long_name_dir = await self.make(above, entry.path[0])
+        node = await self.make(above, hour)
         try:
-            yield long_name_dir
-        except BaseException:
-            with trio.CancelScope(shield=True), contextlib.suppress(FSError):
-                await self.storage.rmdir(above, entry.path[0], GATEWAY)
-            raise
+            yield node
         finally:
-            self.storage.forget(long_name_dir)
+            self.storage.forget(node)
 
     def drop_hour(self, above: Node, hour: bytes) -> None:
         """Forget a directory that turned out to be gone."""
@@ -264,10 +288,8 @@ class Domain:
         await self._without_quota(above, link)
 
     def _forget_old_hours(self) -> None:
-        horizon_s = time.time() - _HOUR_KEPT_S
         for key in list(self._hours):
-            end_s = layout.hour_end_s(key[1])
-            if end_s is not None and end_s < horizon_s:
+            if _is_old(key[1]):
                 self.storage.forget(self._hours.pop(key))
 
     async def is_whole(self) -> bool:
@@ -293,6 +315,11 @@ class Domain:
         for node in own:
             self.storage.forget(node)
         self._hours.clear()
+
+
+def _is_old(hour: bytes) -> bool:
+    end_s = layout.hour_end_s(hour)
+    return end_s is not None and end_s < time.time() - _HOUR_KEPT_S
 
 
 def _spread(ino: Ino) -> int:

@@ -26,6 +26,7 @@ from trashbin.catalog import Item, damaged_names, directories_of_hours, hours_of
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.domains import Domains
 from trashbin.files import names_in
+from trashbin.hold import tidy
 from trashbin.recover import recover_restores
 from trashbin.spare import Spare
 from trashbin.versions import Versions
@@ -107,6 +108,7 @@ class Expiry:
                 self._claim_expired,
                 self._claim_surplus,
                 self._drop_journals,
+                tidy,
                 self.remove_claimed,
             )
             for step in steps:
@@ -194,11 +196,8 @@ class Expiry:
         purging = domain.service(layout.PURGING)
         claims = []
         for item in items:
-            name = item.entry.path[0]
-            if item.tomb is not None:
-                name = layout.tomb_name(item.entry, item.ino)
             with contextlib.suppress(NotFoundError):  # restored, or purged by somebody else
-                claims.append(await self._claim(domain, item.above, item.entry.hour, name))
+                claims.append(await self._claim(domain, item.above, item.entry.hour, item.leaf))
         spared = Spare(domain)
         return total([await self._removed(purging, claim, spared) for claim in claims])
 

@@ -7,6 +7,7 @@ Pure functions and values; no storage. One trash per rename domain:
     .trashbin/r<rank>.<2 hex>/fresh/<id>     files that are about to replace a truncated one
     .trashbin/journal/<hour>.<instance>.jsonl
     .trashbin/tombs[<term>]/<hour>/<prefix>.<inode>   names whose inode lives on elsewhere
+    .trashbin/tombs.held/<hour>/hold.<id>    who holds a tree, and why
     .trashbin/restoring/<run>/               restores under way
     .trashbin/purging/                       claimed for removal, no longer restorable
     .trashbin/held/                          set aside: unreadable entries found while expiring
@@ -18,7 +19,7 @@ An entry is `<prefix>.<name>`, the prefix being
 pass 255 bytes the name goes, whole, inside a directory named by the prefix alone.
 
 A term says for how long something is kept, where that isn't as usual: `.k<seconds>`, `.v<newest>`,
-both, or `.held`.
+`.held`, or several of them in that order.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ STAGED = b".new-"
 """How the name of a file that is being written begins."""
 
 _PREFIX = re.compile(rb"([0-9a-f]{16})\.([0-9a-f]{4})\.([0-9a-f]{1,8})\.([0-9a-f]{1,16})")
-_TERM = rb"((?:\.k(?:0|[1-9]\d{0,9}))?(?:\.v[1-9]\d{0,3})?|\.held)"
+_TERM = rb"((?:\.k(?:0|[1-9]\d{0,9}))?(?:\.v[1-9]\d{0,3})?(?:\.held)?)"
 _SHARD = re.compile(rb"r(0|[1-9]\d{0,3})\.([0-9a-f]{2})" + _TERM)
 _TOMBS = re.compile(TOMBS + _TERM)
 _TERM_PARTS = re.compile(rb"(?:\.k(\d+))?(?:\.v(\d+))?(\.held)?")
@@ -71,19 +72,21 @@ class Term(NamedTuple):
     versions: int | None = None
     """How many of one name in one directory are kept, the newest; None: all."""
     is_held: bool = False
-    """True for what is kept until somebody lets it go."""
+    """True for what is kept until somebody lets it go; the rest counts again from then on."""
 
     @property
     def suffix(self) -> bytes:
         """What it adds to the name of a directory; nothing if all is as usual."""
-        if self.is_held:
-            return b".held"
         kept = b"" if self.retention_s is None else b".k%d" % self.retention_s
-        return kept if self.versions is None else kept + b".v%d" % self.versions
+        kept += b"" if self.versions is None else b".v%d" % self.versions
+        return kept + b".held" if self.is_held else kept
 
 
 USUAL = Term()
 HOLD = Term(is_held=True)
+
+NOTES = TOMBS + HOLD.suffix
+"""Directory in whose hours notes say who holds what."""
 
 
 class EntryName(NamedTuple):
@@ -213,6 +216,17 @@ def _term(suffix: bytes) -> Term:
         None if versions is None else int(versions),
         held is not None,
     )
+
+
+def note_name(entry_id: str) -> bytes:
+    """Name of the note that says who holds a tree, by the id of its top."""
+    return b"hold." + entry_id.encode()
+
+
+def parse_note(raw: bytes) -> str | None:
+    """Read the name of a note: the id of the top; None if it is none."""
+    kind, _, entry_id = raw.decode(errors="replace").partition(".")
+    return entry_id if kind == "hold" and parse_id(entry_id) is not None else None
 
 
 def hour_name(time_ns: int) -> bytes:

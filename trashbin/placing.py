@@ -48,6 +48,16 @@ class Listed:
     """Relative to the served root; None if it isn't known."""
     record: Record | None
 
+    @property
+    def is_held(self) -> bool:
+        """True if somebody holds it, or a part of it."""
+        return self.held_entries > 0
+
+    @property
+    def held_entries(self) -> int:
+        """How many of its entries somebody holds."""
+        return sum(part.top.is_held for part, _ in self.tree.walk())
+
 
 class _Was(NamedTuple):
     """How a directory is made again."""

@@ -27,12 +27,13 @@ from cephfs_ext.core.errors import (
 from cephfs_ext.core.limits import VIEW_RESTORED
 from cephfs_ext.core.ports import Found, Meter, Storage
 from cephfs_ext.core.types import Ino
-from trashbin import catalog
+from trashbin import catalog, hold
 from trashbin.catalog import Damaged, Item
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.events import gather
 from trashbin.expire import Expiry, Removed, total
+from trashbin.hold import Moved, Note
 from trashbin.journal import Journal, Record, read_records
 from trashbin.paths import below, open_parents
 from trashbin.placing import Caller, Listed, Placing
@@ -98,6 +99,7 @@ class TrashService:
         forget: Forget,
         *,
         event_gap_s: float,
+        held_max: int,
     ) -> None:
         self._storage = storage
         self._domains = domains
@@ -108,6 +110,7 @@ class TrashService:
         self._meter = meter
         self._forget = forget
         self._gap_ns = int(event_gap_s * 1e9)
+        self._held_max = held_max
 
     async def contents(self, caller: Caller) -> Contents:
         """Read what the caller may see, newest first; what is deleted by now has its path."""
@@ -243,7 +246,10 @@ class TrashService:
         """
         while True:
             try:
-                return listed, await self._restore.tree(listed.domain, listed.tree, target)
+                done = await self._restore.tree(listed.domain, listed.tree, target)
+                if listed.is_held and not done.failures:
+                    await hold.drop_notes(listed.domain, listed.tree)
+                return listed, done
             except NotFoundError:
                 before = listed.tree.top
                 listed = await self._find(before.entry.id)
@@ -332,6 +338,37 @@ class TrashService:
         result = results.get(answer.outcome, answer.outcome.value)
         if result:
             self._meter.count("trash_restores_total", result=result)
+
+    async def hold(self, caller: Caller, listed: Listed, reason: str) -> Moved:
+        """Exempt a tree from expiry and pressure.
+
+        Raises:
+            DeniedError: the caller holds as much as one user may; nothing is held.
+            FSError: nothing is held.
+        """
+        entries = sum(1 for _ in listed.tree.walk())
+        if not caller.everything and not listed.is_held:
+            await self._check_held(caller.cred.uid, entries)
+        note = Note(caller.cred.uid, time.time_ns(), reason, entries)
+        return await hold.hold(listed.domain, listed.tree, note)
+
+    async def _check_held(self, uid: int, more: int) -> None:
+        domains = await self._domains.all()
+        held = sum([await hold.entries_held_by(domain, uid) for domain in domains])
+        if held + more > self._held_max:
+            self._meter.count("trash_holds_refused_total")
+            raise DeniedError(
+                what=f"that is {more} entries, you hold {held}, and a user may hold "
+                f"{self._held_max} (trash.held_max)"
+            )
+
+    async def release(self, listed: Listed) -> Moved:
+        """Let a tree expire as it would have."""
+        return await hold.release(listed.domain, listed.tree)
+
+    async def held_by(self, listed: Listed) -> Note | None:
+        """Return who holds a tree; None if nobody does, or nothing says who."""
+        return await hold.read_note(listed.domain, listed.tree.top) if listed.is_held else None
 
     async def purge(self, listed: Sequence[Listed]) -> Removed:
         """Remove trees for good, at once; all are claimed before the first is removed.

@@ -40,15 +40,23 @@ class Spare:
         if time.monotonic() - self._read_s < _FRESH_S:
             return
         self._read_s = time.monotonic()
-        hours = []
-        for above in filter(layout.is_tombs, list(self._domain.directories)):
-            hours += [(hour, above) for hour in await hours_of(self._domain, above)]
-        recent = sorted({hour for hour, _ in hours})[-2:]  # older hours only shrink
-        for hour, above in hours:
-            moved_to = layout.term_of(above).is_held
-            if (hour, above) not in self._hours or hour in recent or moved_to:
-                inos = [ino for _, ino in await self._tombs_of(hour, above)]
-                self._hours[hour, above] = array("Q", sorted(inos))
+        await self._domain.look_again()
+        aboves = list(filter(layout.is_tombs, self._domain.directories))
+        held = [above for above in aboves if layout.term_of(above).is_held]
+        expiring = [above for above in aboves if above not in held]
+        # what is released meanwhile is in the first or the second, what is held in the last
+        for above in (*held, *expiring, *held):
+            await self._read(above)
+
+    async def _read(self, above: bytes) -> None:
+        """Read the promises of a directory; one that has moved to another is still known."""
+        hours = await hours_of(self._domain, above)
+        recent = sorted(hours)[-2:]  # older hours only shrink, but for what is held or released
+        for hour in hours:
+            known = self._hours.get((hour, above))
+            if known is None or hour in recent or layout.term_of(above).is_held:
+                inos = {ino for _, ino in await self._tombs_of(hour, above)}
+                self._hours[hour, above] = array("Q", sorted(inos.union(known or ())))
 
     async def _tombs_of(self, hour: bytes, above: bytes) -> list[tuple[NameOfHour, Ino]]:
         listed = await names_of_hour(self._domain, above, hour)

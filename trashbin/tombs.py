@@ -123,9 +123,9 @@ async def bury(domain: Domain, entry: EntryName, tomb: Tomb, term: Term) -> None
 
     for attempt in range(2):
         above = domain.directories[domain.tombs(term)]
-        directory = await domain.hour_in(above, entry.hour)
         try:
-            await domain.in_spite_of_quota(directory, write)
+            async with domain.lent_hour(above, entry.hour) as directory:
+                await domain.in_spite_of_quota(directory, write)
             return
         except NotFoundError:
             domain.drop_hour(above, entry.hour)

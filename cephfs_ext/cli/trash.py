@@ -1,4 +1,4 @@
-"""`cephfs-ext trash ls|show|restore|purge`."""
+"""`cephfs-ext trash ls|show|restore|purge|hold|release`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from cephfs_ext.control.service import (
     AllowRequest,
     ExplainRequest,
     Explanation,
+    HoldReport,
+    HoldRequest,
     PurgeReport,
     PurgeRequest,
     RestoreReport,
@@ -47,12 +49,15 @@ _OUTCOME_CODES = {
     "not_found": ExitCode.NOT_FOUND,
     "partly_restored": ExitCode.PARTIAL,
     "failed": ExitCode.OTHER,
+    "held": ExitCode.OK,
+    "released": ExitCode.OK,
+    "partly": ExitCode.PARTIAL,
 }
 
 
 @click.group()
 def trash() -> None:
-    """List, restore and purge what was deleted."""
+    """List, restore, hold and purge what was deleted."""
 
 
 def _duration(text: str | None) -> float | None:
@@ -99,6 +104,7 @@ def _query(
 @trash.command("ls")
 @click.argument("path", required=False, type=PATH)
 @_filter_options
+@click.option("--held", is_flag=True, help="Only what somebody holds.")
 @json_option
 @config_options
 def ls(
@@ -107,6 +113,7 @@ def ls(
     deleted_by: int | None,
     glob: str | None,
     limit: int | None,
+    held: bool,
     as_json: bool,
     loaded: Loaded,
 ) -> None:
@@ -114,6 +121,7 @@ def ls(
     connection = connect(loaded.config, path)
     below = None if path is None else relative(connection, path)
     query = _query(below, since, deleted_by, glob, limit)
+    query = msgspec.structs.replace(query, held=held)
     listing = connection.client.post("/v1/trash/list", query, TrashListing)
     if as_json:
         print_json(listing)
@@ -149,7 +157,7 @@ def _cells(item: TrashItem) -> tuple[str, ...]:
         item.id,
         when.strftime("%Y-%m-%d %H:%M:%S"),
         str(item.deleter_uid),
-        item.kind,
+        item.kind + (" (held)" if item.held else ""),
         "?" if item.entries is None else str(item.entries),
         human_size(item.size_bytes),
         printable(item.path or "(unknown place)"),
@@ -180,6 +188,10 @@ def show(entry_id: str, path: str | None, as_json: bool, loaded: Loaded) -> None
         ("entries", "?" if item.entries is None else str(item.entries)),
         ("expires", item.expires_at or "never, it is held"),
     ]
+    if item.held_by is not None:
+        why = f": {item.held_by.reason}" if item.held_by.reason else ""
+        held = f"by uid {item.held_by.uid} since {item.held_by.at}{why}"
+        rows.append(("held", printable(held)))
     for key, value in rows:
         click.echo(f"{key:<10}{value}")
     for child in detail.children:
@@ -350,8 +362,12 @@ def purge(
         _print_purge(report)
     for entry_id in plan.not_found:
         click.echo(f"cephfs-ext: no entry {entry_id} in the trash", err=True)
-    if plan.not_found:
-        return ExitCode.PARTIAL if plan.trees else ExitCode.NOT_FOUND
+    for entry_id in plan.held:
+        click.echo(f"cephfs-ext: {entry_id} is held; release it first", err=True)
+    if plan.not_found or plan.held:
+        if plan.trees:
+            return ExitCode.PARTIAL
+        return ExitCode.NOT_FOUND if plan.not_found else ExitCode.CONFLICT
     return ExitCode.PARTIAL if report.failures else ExitCode.OK
 
 
@@ -382,3 +398,40 @@ def _print_purge(report: PurgeReport) -> None:
         f"removed {len(report.trees)}: {report.files} files, {report.dirs} directories"
         + (f"; {report.failures} could not be removed, see the log" if report.failures else "")
     )
+
+
+@trash.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@click.option("--reason", default="", metavar="TEXT", help="Why; it is shown beside who holds it.")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def hold(ids: tuple[str, ...], reason: str, path: str | None, as_json: bool, loaded: Loaded) -> int:
+    """Keep what was deleted under ID, however old it gets and however full the storage is."""
+    request = HoldRequest(ids=list(ids), reason=reason)
+    return _hold_or_release("hold", request, path, as_json=as_json, loaded=loaded)
+
+
+@trash.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@click.option("--mount", "path", type=PATH, help="A path on the mount, if there are more.")
+@json_option
+@config_options
+def release(ids: tuple[str, ...], path: str | None, as_json: bool, loaded: Loaded) -> int:
+    """End a hold: what was deleted under ID expires as it would have."""
+    request = HoldRequest(ids=list(ids))
+    return _hold_or_release("release", request, path, as_json=as_json, loaded=loaded)
+
+
+def _hold_or_release(
+    verb: str, request: HoldRequest, path: str | None, *, as_json: bool, loaded: Loaded
+) -> int:
+    report = connect(loaded.config, path).client.post(f"/v1/trash/{verb}", request, HoldReport)
+    if as_json:
+        print_json(report)
+    for item in () if as_json else report.items:
+        line = f"{item.outcome.replace('_', ' ')}: {item.id}"
+        line += f": {item.message}" if item.message else f", {item.entries} entries"
+        failed = _OUTCOME_CODES.get(item.outcome) != ExitCode.OK
+        click.echo(printable(line), err=failed)
+    return _exit_code([item.outcome for item in report.items])

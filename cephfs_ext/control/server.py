@@ -41,6 +41,7 @@ from cephfs_ext.control.service import (
     Check,
     ErrorBody,
     ExplainRequest,
+    HoldRequest,
     PurgeRequest,
     RestoreRequest,
     Service,
@@ -227,6 +228,14 @@ def _service_routes(service: Service) -> list[Route]:
         wanted = await _wanted(request, AllowRequest)
         return _reply(await service.trash_allow(_caller(request), wanted))
 
+    async def hold(request: Request) -> Response:
+        wanted = await _wanted(request, HoldRequest)
+        return _reply(await service.trash_hold(_caller(request), wanted))
+
+    async def release(request: Request) -> Response:
+        wanted = await _wanted(request, HoldRequest)
+        return _reply(await service.trash_release(_caller(request), wanted))
+
     async def stop(request: Request) -> Response:
         if not _caller(request).everything:
             raise DeniedError(what="only the operators' socket may stop the mount")
@@ -240,6 +249,8 @@ def _service_routes(service: Service) -> list[Route]:
         Route("/v1/trash/purge", _guarded(purge), methods=["POST"]),
         Route("/v1/trash/explain", _guarded(explain), methods=["POST"]),
         Route("/v1/trash/allow", _guarded(allow), methods=["POST"]),
+        Route("/v1/trash/hold", _guarded(hold), methods=["POST"]),
+        Route("/v1/trash/release", _guarded(release), methods=["POST"]),
         Route("/v1/trash/{id}", _guarded(show)),
         Route("/v1/stop", _guarded(stop), methods=["POST"]),
     ]

@@ -103,6 +103,16 @@ class TrashQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deleter_uid: int | None = None
     glob: str | None = None
     limit: int | None = None
+    held: bool = False
+    """Only what somebody holds."""
+
+
+class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a tree, and why."""
+
+    uid: int
+    at: str
+    reason: str
 
 
 class TrashItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +130,12 @@ class TrashItem(msgspec.Struct, frozen=True, kw_only=True):
     """Names in the tree, its top among them; null where that would take long to count."""
     size_bytes: int | None
     expires_at: str | None
-    """When it begins to leave the trash; None if it is held."""
+    """Null while all of it is held."""
+    held: bool = False
+    """Whether somebody holds it, or a part of it."""
+    held_entries: int = 0
+    """How many of the names that were deleted one by one are held."""
+    held_by: HeldBy | None = None
     pid: int | None = None
     command: str | None = None
 
@@ -204,6 +219,34 @@ class PurgeReport(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     dirs: int
     failures: int
+    held: list[str] = []
+    """Ids of what was named and isn't removed, because somebody holds it."""
+
+
+class HoldRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to hold, or to release."""
+
+    ids: list[str]
+    reason: str = ""
+    """Why it is held; nothing for a release."""
+
+
+class HeldItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one."""
+
+    id: str
+    outcome: str
+    """held, released, partly, denied, not_found or failed."""
+    entries: int = 0
+    """How many of its entries are held, or released, now."""
+    message: str = ""
+
+
+class HoldReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a hold or a release."""
+
+    schema_version: int = SCHEMA_VERSION
+    items: list[HeldItem]
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,6 +336,14 @@ class Service(Protocol):
 
     async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
         """Lift the brake on deletes for a user."""
+        ...
+
+    async def trash_hold(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        """Exempt trees from expiry and pressure."""
+        ...
+
+    async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        """Let trees expire as they would have."""
         ...
 
     def stop(self) -> None:

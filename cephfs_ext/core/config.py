@@ -102,6 +102,7 @@ class TrashConfig:
     low_watermark: float = _between(0.8, 0, 1)
     guaranteed_s: float = 86400.0
     when_full: Literal["refuse", "delete"] = "refuse"
+    held_max: int = 10_000
     default_policy: bool = True
     policy: tuple[PolicyRule, ...] = ()
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import psutil
@@ -19,6 +19,10 @@ from cephfs_ext.control.service import (
     DamagedItem,
     ExplainRequest,
     Explanation,
+    HeldBy,
+    HeldItem,
+    HoldReport,
+    HoldRequest,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -39,6 +43,7 @@ from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
+from trashbin.hold import REASON_LIMIT, Moved, Note
 from trashbin.layout import parse_id
 from trashbin.pressure import Pressure, Survey
 from trashbin.restore import Outcome
@@ -195,11 +200,20 @@ class Answers:
     async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
         """Remove trees for good: one's own, unless one is an operator."""
         who = self._who(caller)
-        trees, missing = await self._to_purge(who, request)
+        named, missing = await self._to_purge(who, request)
+        trees = [listed for listed in named if not listed.is_held]
+        ids = [listed.tree.top.entry.id for listed in named if listed.is_held]
+        held = [entry_id for entry_id in ids if entry_id in request.ids]
         items = [await self._item(listed) for listed in trees]
         if request.dry_run:
             return PurgeReport(
-                dry_run=True, trees=items, not_found=missing, files=0, dirs=0, failures=0
+                dry_run=True,
+                trees=items,
+                not_found=missing,
+                files=0,
+                dirs=0,
+                failures=0,
+                held=held,
             )
         removed = await self._trash.purge(trees)
         return PurgeReport(
@@ -209,6 +223,7 @@ class Answers:
             files=removed.files,
             dirs=removed.dirs,
             failures=removed.failures,
+            held=held,
         )
 
     async def _to_purge(
@@ -253,11 +268,50 @@ class Answers:
             protected=is_protected,
         )
 
+    async def trash_hold(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        """Exempt trees from expiry and pressure; goes on after an error and answers for each."""
+        if len(request.reason) > REASON_LIMIT:
+            raise UserError(f"a reason has at most {REASON_LIMIT} characters", ExitCode.USAGE)
+        who = self._who(caller)
+
+        async def hold(listed: Listed) -> Moved:
+            return await self._trash.hold(who, listed, request.reason)
+
+        return await self._for_each_id(who, request.ids, hold, "held")
+
+    async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        """Let trees expire as they would have; goes on after an error and answers for each."""
+        who = self._who(caller)
+        return await self._for_each_id(who, request.ids, self._trash.release, "released")
+
+    async def _for_each_id(
+        self,
+        who: trash.Caller,
+        ids: Sequence[str],
+        step: Callable[[Listed], Awaitable[Moved]],
+        done: str,
+    ) -> HoldReport:
+        if not ids:
+            raise UserError("nothing was named", ExitCode.USAGE)
+        items = []
+        for entry_id in ids:
+            try:
+                moved = await step(await self._trash.find(who, _checked_id(entry_id)))
+            except FSError as exc:
+                items.append(HeldItem(id=entry_id, outcome=_why_not(exc), message=str(exc)))
+                continue
+            message = "; ".join(moved.failures[:1])
+            outcome = "partly" if moved.failures else done
+            items.append(
+                HeldItem(id=entry_id, outcome=outcome, entries=moved.entries, message=message)
+            )
+        return HoldReport(items=items)
+
     async def _item(self, listed: Listed) -> TrashItem:
         top, record = listed.tree.top, listed.record
         count = await totals(listed.domain, listed.tree)
         path = None if listed.path is None else to_text(listed.path)
-        expires_s = self._trash.expires_s(listed)
+        note, expires_s = await self._trash.held_by(listed), self._trash.expires_s(listed)
         return TrashItem(
             id=top.entry.id,
             path=None if path is None else path.text,
@@ -270,6 +324,9 @@ class Answers:
             entries=count.entries,
             size_bytes=count.size,
             expires_at=None if expires_s is None else _rfc3339(expires_s),
+            held=listed.is_held,
+            held_entries=listed.held_entries,
+            held_by=None if note is None else _held_by(note),
             pid=None if record is None else record.pid,
             command=None if record is None else record.command,
         )
@@ -301,6 +358,16 @@ def _checked_id(entry_id: str) -> str:
     return entry_id
 
 
+def _held_by(note: Note) -> HeldBy:
+    return HeldBy(uid=note.uid, at=_rfc3339(note.held_ns / 1e9), reason=note.reason)
+
+
+def _why_not(error: FSError) -> str:
+    if isinstance(error, NotFoundError):
+        return "not_found"
+    return "denied" if isinstance(error, DeniedError) else "failed"
+
+
 def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True).strip(b"/")
@@ -309,13 +376,14 @@ def _decode(text: str) -> bytes:
 
 
 def _fitting(contents: Contents, query: TrashQuery) -> list[Listed]:
-    return trash.filtered(
+    fitting = trash.filtered(
         contents,
         below=b"" if query.below is None else _decode(query.below),
         since_ns=query.since_ns,
         deleter_uid=query.deleter_uid,
         glob=query.glob,
     )
+    return [listed for listed in fitting if listed.is_held] if query.held else fitting
 
 
 def _last(contents: Contents, who: trash.Caller) -> list[tuple[str, Listed]]:

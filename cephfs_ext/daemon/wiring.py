@@ -254,6 +254,7 @@ def build(
         meter,
         forget,
         event_gap_s=config.trash.event_gap_s,
+        held_max=config.trash.held_max,
     )
 
     discard = Discard(users, domains[1], expiry, instance=identity.instance, clock=clock)

@@ -160,6 +160,11 @@ TABLE = (
     Metric("gauge", "trash_bytes", "Bytes of what is in the trash."),
     Metric("gauge", "trash_entries", "Names in the trash."),
     Metric("gauge", "storage_used_ratio", "Used part of the fullest quota, pool or disk."),
+    Metric(
+        "counter",
+        "trash_holds_refused_total",
+        "Holds refused because a user held as much as one may.",
+    ),
     Metric("gauge", "trash_damaged_entries", "Things in the trash that can't be read."),
     Metric(
         "counter",

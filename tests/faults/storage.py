@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.cluster.ceph import CephCluster
 from tests.gateway import file_system
+from trashbin import layout
 
 _OLD_HOUR = "2020-02-03T"
 _REMOVAL_S = 90.0
@@ -46,8 +47,8 @@ class Back:
             file.write(bytes(size))
 
     def _homes(self) -> list[str]:
-        """Return what has hours: the shards, and the tombstones."""
-        return [name for name in self.names("") if name.startswith("r0.") or name == "tombs"]
+        """Return what has hours that expire: the shards, and the tombstones."""
+        return [name for name in self.names("") if _expires(name)]
 
     def age_trash(self) -> None:
         """Make everything in the trash old; no gateway may be running."""
@@ -88,9 +89,10 @@ class _CephBack(Back):
             self._fs.write(fd, bytes(min(1 << 20, size - off)), off)
         self._fs.close(fd)
 
-    def _homes(self) -> list[str]:
-        names = self.names("")
-        return [name for name in names if (name[0] == "r" and "." in name) or name == "tombs"]
-
     def _rename(self, old: str, new: str) -> None:
         self._fs.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")
+
+
+def _expires(name: str) -> bool:
+    term = layout.term_of(name.encode())
+    return layout.has_hours(name.encode()) and not term.is_held

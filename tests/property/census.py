@@ -9,7 +9,7 @@ from typing import Any
 from cephfs_ext.core.ports import Found
 from tests.property.gateways import OPERATOR, Parts, content_of, names_below
 from trashbin import layout
-from trashbin.catalog import Item
+from trashbin.catalog import Item, directories_of_hours
 from trashbin.domain import Domain, lying_in
 from trashbin.service import Conflict
 
@@ -80,13 +80,12 @@ async def check_nothing_is_hidden(gateway: Parts) -> None:
     storage: Any = gateway.storage
     assert await names_below(storage, domain.service(layout.RESTORING)) == {}
     lying: set[str] = set()
-    for name, node in domain.directories.items():
-        if layout.has_hours(name):
-            for path in await names_below(storage, node):
-                _, entry, *rest = (*path.split(b"/"), b"")
-                parsed = layout.parse_entry(entry)
-                if parsed is not None and (parsed.name or rest[:-1]):
-                    lying.add(parsed.id)
+    for name in directories_of_hours(domain):
+        for path in await names_below(storage, domain.directories[name]):
+            _, entry, *rest = (*path.split(b"/"), b"")
+            parsed = layout.parse_entry(entry)
+            if parsed is not None and (parsed.name or rest[:-1]):
+                lying.add(parsed.id)
     contents = await gateway.service.contents(OPERATOR)
     shown = [tree.top.entry.id for one in contents.trees for tree, _ in one.tree.walk()]
     assert Counter(shown) == Counter(lying)

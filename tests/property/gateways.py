@@ -39,6 +39,7 @@ from trashbin.spare import Spare
 SHARDS = 2
 RETENTION_S = 7 * 86400.0
 GAP_S = 10.0
+HELD_MAX = 1_000
 WHO = Deleter(Credentials(0, 0), 4711, "rm")
 SOMEBODY_ELSE = Deleter(Credentials(0, 0), 4712, "rm")
 OPERATOR = Caller(Credentials(0, 0), everything=True)
@@ -94,6 +95,7 @@ class Parts:
             self.meter,
             lambda parent, name, inos: self.forgotten.append((parent, name, inos)),
             event_gap_s=GAP_S,
+            held_max=HELD_MAX,
         )
 
     async def _remove(self, above: Node, name: bytes, spare: Spare | None) -> Removed:

@@ -182,8 +182,34 @@ async def _purge_t(gateway: Parts) -> None:
     await gateway.service.purge([await newest(gateway, b"t")])
 
 
+def _holding(name: bytes) -> Step:
+    async def act(gateway: Parts) -> None:
+        listed = await newest(gateway, name)
+        _raise_any((await gateway.service.hold(OPERATOR, listed, "why")).failures)
+
+    return act
+
+
+def _releasing(name: bytes) -> Step:
+    async def act(gateway: Parts) -> None:
+        listed = await newest(gateway, name)
+        _raise_any((await gateway.service.release(listed)).failures)
+
+    return act
+
+
+def _raise_any(failures: list[str]) -> None:
+    for failure in failures:
+        raise FSError(what=failure)
+
+
 async def _expire(gateway: Parts) -> None:
     await gateway.expiry.once()
+
+
+async def _delete_another(gateway: Parts) -> None:
+    await make_files(gateway.storage, b"gone")
+    await delete(gateway, b"gone")
 
 
 _IN_T = frozenset(
@@ -240,6 +266,39 @@ SCENARIOS = (
     ),
     Scenario("purge tree", _after(_tree, _delete_tree), _purge_t, may_vanish=_IN_T),
     Scenario("expiry", _after(_tree, _delete_tree), _expire, may_vanish=_IN_T, hours_ago=EXPIRED_H),
+    Scenario("hold tree", _after(_tree, _delete_tree), _holding(b"t")),
+    Scenario("hold whole tree", _after(_tree, _delete_whole), _holding(b"t")),
+    Scenario("hold long name", _after(_files, _deleting(b"d/" + LONG)), _holding(LONG)),
+    Scenario("hold link", _after(_links, _deleting(b"d/a")), _holding(b"a")),
+    Scenario("release tree", _after(_tree, _delete_tree, _holding(b"t")), _releasing(b"t")),
+    Scenario("restore held tree", _after(_tree, _delete_tree, _holding(b"t")), _restoring(b"t")),
+    Scenario(
+        "restore held link", _after(_links, _deleting(b"d/a"), _holding(b"a")), _restoring(b"a")
+    ),
+    Scenario(
+        "restore held last link",
+        _after(_links, _deleting(b"d/a", b"d/b"), _holding(b"a")),
+        _restoring(b"a"),
+    ),
+    Scenario(
+        "restore held directory that was replaced",
+        _after(_empty_dirs, _replacing(b"e", b"f"), _holding(b"f")),
+        _restoring(b"f", on_conflict=Conflict.KEEP_BOTH),
+    ),
+    Scenario(
+        "expiry beside what is held",
+        _after(_links, _deleting(b"d/a", b"d/b"), _holding(b"a"), _tree, _delete_tree),
+        _expire,
+        may_vanish=_IN_T | {b"d/a"},  # the name b, not the other one
+        hours_ago=EXPIRED_H,
+    ),
+    Scenario(
+        "expiry of what is held",
+        _after(_tree, _delete_tree, _holding(b"t"), _delete_another),
+        _expire,
+        may_vanish=frozenset((b"gone",)),
+        hours_ago=EXPIRED_H,
+    ),
 )
 
 ON_CEPH = tuple(
@@ -253,6 +312,8 @@ ON_CEPH = tuple(
         "restore file",
         "restore link",
         "restore small tree",
+        "hold link",
+        "restore held link",
     )
 )
 """A smaller run: a session of a cluster takes its time."""

@@ -44,7 +44,7 @@ terms = st.just(HOLD) | st.builds(
     Term,
     st.none() | st.integers(0, 10**10 - 1),
     st.none() | st.integers(1, 9999),
-    is_held=st.just(False),
+    is_held=st.booleans(),
 )
 shards = st.builds(ShardName, ranks, st.integers(0, 255), terms)
 entries = st.builds(EntryName, times_ns, instances, uids, inos, names | long_names)

@@ -138,7 +138,7 @@ def test_completion_script(shell: str) -> None:
 def test_completion_completes() -> None:
     wanted = {
         "_CEPHFS_EXT_COMPLETE": "bash_complete",
-        "COMP_WORDS": "cephfs-ext trash re",
+        "COMP_WORDS": "cephfs-ext trash res",
         "COMP_CWORD": "2",
     }
     done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, **wanted})

@@ -16,7 +16,7 @@ import pytest
 
 from tests import tour
 from tests.posix.deviations import CEPH_MOUNT
-from trashbin import journal, layout, pressure, runs, tombs
+from trashbin import hold, journal, layout, pressure, runs, tombs
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cephfs_ext", "trashbin", "asyncdelete", "c_ext")
@@ -125,6 +125,12 @@ class TestFormat:
         (line,) = _blocks(FORMAT, "pressure")
         assert set(json.loads(line)) == set(pressure.Claimed._fields)
 
+    def test_notes(self) -> None:
+        (line,) = _blocks(FORMAT, "note")
+        note = hold.decode_note(line.encode())
+        assert note is not None
+        assert note.encode().decode() == line
+
     def test_marks(self) -> None:
         (line,) = _blocks(FORMAT, "mark")
         assert set(json.loads(line)) == {"path", "token"}
@@ -136,6 +142,7 @@ class TestFormat:
             ("journal", {*journal.Record.__dataclass_fields__, "path_raw"}),
             ("plan", set(runs.Plan.__dataclass_fields__)),
             ("pressure", set(pressure.Claimed._fields)),
+            ("note", set(hold.Note._fields)),
         ],
     )
     def test_every_field_is_explained(self, block: str, fields: set[str]) -> None:
