@@ -188,14 +188,14 @@ class Pressure:
         domains: Domains,
         expiry: Expiry,
         meter: Meter,
-        marks: Watermarks,
+        watermarks: Watermarks,
         *,
         retention_s: float,
     ) -> None:
         self._domains = domains
         self._expiry = expiry
         self._meter = meter
-        self._marks = marks
+        self._watermarks = watermarks
         self._retention_s = retention_s
         self._scales = Scales()
         self._surveys: dict[Ino, Survey] = {}
@@ -237,8 +237,8 @@ class Pressure:
         capacity = await capacity_of(domain)
         hours = await self._scales.hours(domain)
         is_helpless = False
-        if self._marks.high and capacity.share > self._marks.high:
-            is_helpless = await self._relieve(domain)
+        if self._watermarks.high and capacity.share > self._watermarks.high:
+            is_helpless = await self._is_helpless(domain)
         return await self._survey(domain, capacity, hours, is_helpless=is_helpless)
 
     async def _survey(
@@ -257,39 +257,47 @@ class Pressure:
         lasts_s = None
         if hourly is not None:
             expiring = minus(trash, held)
-            lasts_s = guaranteed_s(capacity, expiring, hourly, self._marks, self._retention_s)
+            lasts_s = guaranteed_s(capacity, expiring, hourly, self._watermarks, self._retention_s)
         return Survey(capacity, trash, held, hourly, lasts_s, is_helpless, time.monotonic())
 
-    async def _relieve(self, domain: Domain) -> bool:
-        """Let go what is needed, if no other gateway is about to; True if nothing helps."""
+    async def _is_helpless(self, domain: Domain) -> bool:
+        """Let go what is needed; True if that isn't enough. The log has that once."""
+        known = self._surveys.get(domain.root.ino)
+        try:
+            left = await self._relieve(domain)
+        except FSError as exc:
+            _log.warning("the trash of domain %x can't be let go: %s", domain.root.ino, exc)
+            return True
+        if left != _NOTHING and (known is None or not known.is_helpless):
+            _log.warning(
+                "domain %x is too full, and what of its trash is older than %.0f s isn't enough: "
+                "%d bytes, %d files are left to go; purge, or add room",
+                domain.root.ino, self._watermarks.guaranteed_s, *left,
+            )  # fmt: skip
+        return left != _NOTHING
+
+    async def _relieve(self, domain: Domain) -> Weight:
+        """Let go what is needed, if no other gateway is about to; return what is left to go."""
         lock = await domain.storage.try_exclusive(domain.trash)
         if lock is None:
-            return False
+            return _NOTHING
         async with lock:
             capacity = await capacity_of(domain)
             needed = minus(
-                shortage(capacity, self._marks.low), await self._under_way(domain, capacity)
+                shortage(capacity, self._watermarks.low), await self._under_way(domain, capacity)
             )
-            if capacity.share <= self._marks.high or needed == _NOTHING:
-                return False
+            if capacity.share <= self._watermarks.high or needed == _NOTHING:
+                return _NOTHING
             chosen = to_claim(
                 self._in_order(await self._scales.hours(domain, anew=True)),
                 needed,
                 now_s=time.time(),
-                guaranteed_s=self._marks.guaranteed_s,
+                guaranteed_s=self._watermarks.guaranteed_s,
             )
             claimed = await self._claim(domain, chosen, capacity)
         if claimed:
             await self._expiry.remove_claimed(domain)
-        left = minus(needed, weight_of(claimed))
-        is_helpless = left != _NOTHING
-        if is_helpless:
-            _log.warning(
-                "domain %x is %.0f%% full, and what is older than %.0f s of its trash isn't "
-                "enough: %d bytes, %d files too much; purge, restore elsewhere, or add room",
-                domain.root.ino, 100 * capacity.share, self._marks.guaranteed_s, *left,
-            )  # fmt: skip
-        return is_helpless
+        return minus(needed, weight_of(claimed))
 
     def _in_order(self, hours: Sequence[HourWeight]) -> list[HourWeight]:
         leaving = [(self._leaves_s(one), one.hour, one) for one in hours]

@@ -128,6 +128,14 @@ def purge(gateway: Gateway, top: Path, mark: str) -> Play:
     )
 
 
+def hold(gateway: Gateway, top: Path, mark: str) -> Play:
+    """Hold what was deleted; each entry of it is held or not, and none is gone."""
+    contents = plant(top, mark)
+    subprocess.run(["rm", "-rf", str(top)], check=True)
+    (entry_id,) = [item["id"] for item in gateway.trash() if item["path"] == top.name]
+    return Play(gateway.command("trash", "hold", entry_id), contents)
+
+
 Work = Callable[[Gateway, Path, str], Play]
 
 WORKS: dict[str, Work] = {
@@ -138,4 +146,5 @@ WORKS: dict[str, Work] = {
     "replace": replace,
     "replace linked": replace_linked,
     "purge": purge,
+    "hold": hold,
 }

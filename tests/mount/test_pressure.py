@@ -163,6 +163,31 @@ class TestPressure:
             assert _left(small) == _HOURS[2:]
 
 
+def test_directory_with_a_quota_is_judged_by_that(cluster: CephCluster, base: Path) -> None:
+    """[pressure-1]: it has a trash of its own, and the rest of the tree isn't touched."""
+    gateway = ceph_gateway(cluster, base)
+    nested = Back.of(f"{gateway.source}/home", cluster)
+    with Back.of(gateway.source, cluster) as around, nested as inside:
+        with gateway.mounted():
+            for name in ("home/file", "file"):
+                (gateway.path / name).parent.mkdir(exist_ok=True)
+                if name == "home/file":
+                    os.setxattr(gateway.path / "home", "ceph.quota.max_bytes", b"%d" % _ROOM)
+                (gateway.path / name).touch()
+                (gateway.path / name).unlink()
+        for back in (around, inside):
+            for number, hour in enumerate(_HOURS):
+                back.put(hour, _entry(number), _EACH)
+            before = set(back.names("r0.00"))
+            assert before >= set(_HOURS)
+        with gateway.mounted("-o", f"{_OPTIONS},trash.high_watermark=0.5,low_watermark=0.45"):
+            _wait_until(lambda: _HOURS[0] not in inside.names("r0.00"), lambda: gateway.log)
+            _wait_for_rounds(gateway)
+            left = set(inside.names("r0.00")) & set(_HOURS)
+            assert left == set(_HOURS[2:])
+            assert set(around.names("r0.00")) >= set(_HOURS)
+
+
 class TestShare:
     def test_status_and_metrics_say_how_much_is_trash(self, small: Site) -> None:
         """[space-1], [space-2]: df counts the trash as used."""

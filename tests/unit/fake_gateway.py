@@ -17,6 +17,9 @@ from cephfs_ext.control.service import (
     Check,
     ExplainRequest,
     Explanation,
+    HeldItem,
+    HoldReport,
+    HoldRequest,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -28,6 +31,7 @@ from cephfs_ext.control.service import (
     TrashItem,
     TrashListing,
     TrashQuery,
+    TrashSpace,
 )
 
 METRICS = b"# HELP cephfs_ext_nodes Inodes.\ncephfs_ext_nodes 1.0\n"
@@ -69,6 +73,7 @@ class FakeService:
         self.more = 0
         self.outcomes = [restored("restored")]
         self.not_found: list[str] = []
+        self.held = [HeldItem(id=item().id, outcome="held", entries=3)]
         self.failures = 0
         self.explanation = Explanation(
             kept=True,
@@ -80,6 +85,7 @@ class FakeService:
             protected=False,
         )
         self.stopped = False
+        self.space: TrashSpace | None = None
 
     def _called(self, name: str, caller: Caller, argument: object) -> None:
         self.calls.append((name, caller, argument))
@@ -114,6 +120,7 @@ class FakeService:
             background_storage={"kind": "posix"},
             nodes=3,
             handles=1,
+            trash=self.space,
         )
 
     def metrics(self) -> tuple[bytes, str]:
@@ -150,6 +157,14 @@ class FakeService:
     async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
         self._called("allow", caller, request)
         return Allowed(until="2026-11-24T09:49:11Z")
+
+    async def trash_hold(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        self._called("hold", caller, request)
+        return HoldReport(items=self.held)
+
+    async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
+        self._called("release", caller, request)
+        return HoldReport(items=self.held)
 
     def stop(self) -> None:
         self.stopped = True

@@ -15,7 +15,16 @@ import msgspec
 import pytest
 
 from cephfs_ext.cli.main import cli, run
-from cephfs_ext.control.service import Explanation, PurgeRequest, RestoreRequest, TrashQuery
+from cephfs_ext.control.service import (
+    Explanation,
+    HeldBy,
+    HeldItem,
+    HoldRequest,
+    PurgeRequest,
+    RestoreRequest,
+    TrashQuery,
+    TrashSpace,
+)
 from cephfs_ext.core.errors import DeniedError, ExitCode, NotFoundError
 from tests.unit.fake_gateway import FakeService, item, restored, serving
 
@@ -358,3 +367,83 @@ class TestExplain:
     def test_failure(self, call: Call, service: FakeService) -> None:
         service.failure = NotFoundError()
         assert call("trash", "explain", "x").code == ExitCode.NOT_FOUND
+
+
+class TestHold:
+    def test_passes_on_what_is_asked(self, service: FakeService, call: Call) -> None:
+        assert call("trash", "hold", ID, ID, "--reason", "why").out == f"held: {ID}, 3 entries\n"
+        assert service.last[0] == "hold"
+        assert service.last[2] == HoldRequest(ids=[ID, ID], reason="why")
+        assert call("trash", "release", ID).code == ExitCode.OK
+        assert service.last[::2] == ("release", HoldRequest(ids=[ID]))
+
+    def test_needs_an_id(self, call: Call) -> None:
+        assert call("trash", "hold").code == ExitCode.USAGE
+
+    @pytest.mark.parametrize(
+        ("outcomes", "code"),
+        [
+            (["held", "released"], ExitCode.OK),
+            (["partly"], ExitCode.PARTIAL),
+            (["held", "not_found"], ExitCode.PARTIAL),
+            (["not_found"], ExitCode.NOT_FOUND),
+            (["denied"], ExitCode.DENIED),
+            (["failed"], ExitCode.OTHER),
+        ],
+    )
+    def test_exit_codes(
+        self, service: FakeService, call: Call, outcomes: list[str], code: int
+    ) -> None:
+        """[hold-4]"""
+        service.held = [HeldItem(id=ID, outcome=one, message="\x1bwhy") for one in outcomes]
+        done = call("trash", "hold", ID)
+        assert done.code == code
+        assert "\x1b" not in done.out + done.err
+
+    def test_list_marks_it(self, service: FakeService, call: Call) -> None:
+        service.items = [
+            msgspec.structs.replace(
+                item(),
+                held=True,
+                held_entries=1,
+                expires_at=None,
+                held_by=HeldBy(uid=7, at="2026-11-24T09:39:11Z", reason="why"),
+            )
+        ]
+        assert "file (held)" in call("trash", "ls").out
+        query = TrashQuery(held=True)
+        assert call("trash", "ls", "--held").code == ExitCode.OK
+        assert service.last[2] == query
+
+
+def _space(**changes: Any) -> TrashSpace:
+    fields: dict[str, Any] = {
+        "size_bytes": 1 << 30, "entries": 7, "held_bytes": 0, "used_bytes": 4 << 30,
+        "total_bytes": 8 << 30, "used_ratio": 0.5, "hourly_bytes": 1, "guaranteed_s": 432000.0,
+        "is_helpless": False, "age_s": 3.0,
+    }  # fmt: skip
+    return TrashSpace(**(fields | changes))
+
+
+class TestSpace:
+    def said(self, service: FakeService, call: Call, **changes: Any) -> str:
+        service.space = _space(**changes)
+        return call("status").out
+
+    def test_share_and_prediction(self, service: FakeService, call: Call) -> None:
+        """[space-1], [pressure-4]"""
+        said = self.said(service, call)
+        assert "4.0 GiB of 8.0 GiB, 50% of what is scarcest" in said
+        assert "1.0 GiB, 7 names; 25% of what is used; 3 s ago" in said
+        assert "at this rate 5.0 days are guaranteed" in said
+
+    def test_what_is_not_known(self, service: FakeService, call: Call) -> None:
+        said = self.said(service, call, guaranteed_s=None, used_bytes=0, held_bytes=1024)
+        assert "not known before an hour is over" in said
+        assert "1.0 KiB held" in said
+
+    def test_nothing_helps(self, service: FakeService, call: Call) -> None:
+        assert "nothing more may be let go" in self.said(service, call, is_helpless=True)
+
+    def test_before_it_is_known(self, call: Call) -> None:
+        assert "trash.size" not in call("status").out
