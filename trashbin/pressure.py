@@ -15,13 +15,14 @@ hour as in the last day.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cephfs_ext.core.errors import FSError, NotFoundError
+from cephfs_ext.core.errors import FSError, FullError, NotFoundError
 from cephfs_ext.core.ports import Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Ino, Weight
 from trashbin import layout
@@ -278,7 +279,10 @@ class Pressure:
 
     async def _relieve(self, domain: Domain) -> Weight:
         """Let go what is needed, if no other gateway is about to; return what is left to go."""
-        lock = await domain.storage.try_exclusive(domain.trash)
+        try:
+            lock = await domain.storage.try_exclusive(domain.trash)
+        except FullError:  # a pool without room has none for a new lock either
+            lock = contextlib.nullcontext()
         if lock is None:
             return _NOTHING
         async with lock:

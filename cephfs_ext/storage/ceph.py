@@ -261,6 +261,8 @@ class CephStorage:
                 "renames of two gateways onto one name are not kept apart",
                 exc.what,
             )
+        except FullError as exc:
+            _log.warning("new locks can't be taken: %s", exc)
 
     def _default_pool(self) -> str:
         buffer = ffi.new("char[]", _POOL_NAME_BYTES)

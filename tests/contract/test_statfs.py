@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+import trio
+
 from cephfs_ext.core.ports import Node
-from cephfs_ext.core.types import StatFs
+from cephfs_ext.core.types import GATEWAY, StatFs, Weight
 from tests.contract.tree import Tree
 
 
@@ -28,3 +32,36 @@ async def test_every_inode_answers(tree: Tree) -> None:
     ]
     for node in nodes:
         check(await tree.storage.statfs(node))
+
+
+async def test_weight_is_what_is_below_or_nothing_where_nobody_counts(tree: Tree) -> None:
+    """[space-1]"""
+    storage = tree.storage
+    top = await tree.dir(b"d")
+    if not storage.weighs:
+        assert await storage.weigh(top) is None
+        return
+    assert await storage.weigh(top) == Weight(0, 0)
+    for name in (b"f", b"g"):
+        created = await storage.create(top, name, 0o600, os.O_WRONLY, GATEWAY)
+        await storage.write(created.handle, 0, b"x" * 1000)
+        await storage.fsync(created.handle)
+        await storage.release(created.handle)
+        storage.forget(created.node)
+    with trio.fail_after(30):
+        weight = await storage.weigh(top)
+        while weight != Weight(2000, 2):
+            await trio.sleep(0.05)
+            weight = await storage.weigh(top)
+
+
+async def test_quota_is_that_of_the_directory_itself(tree: Tree) -> None:
+    storage = tree.storage
+    top = await tree.dir(b"d")
+    assert await storage.quota(top) == Weight(0, 0)
+    if storage.kind == "ceph":
+        await storage.setxattr(top, b"ceph.quota.max_bytes", b"4096", GATEWAY)
+        assert await storage.quota(top) == Weight(4096, 0)
+        await storage.setxattr(top, b"ceph.quota.max_files", b"7", GATEWAY)
+        assert await storage.quota(top) == Weight(4096, 7)
+        assert await storage.is_domain_root(top)
