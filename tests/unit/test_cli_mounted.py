@@ -489,6 +489,7 @@ class TestUmount:
     def test_force(self, gateway: Gateway) -> None:
         assert call(gateway, "umount", "--force", str(gateway.path)).returncode == ExitCode.OK
         assert not gateway.path.is_mount()
+        until_ended(gateway)
 
     def test_dead_daemon(self, gateway: Gateway) -> None:
         gateway.kill()
