@@ -23,6 +23,9 @@ from trashbin.layout import EntryName, Term
 
 _log = logging.getLogger(__name__)
 
+PROMISED = b"trusted.cephfs_ext.promised"
+"""Attribute of an inode; users are never shown it."""
+
 
 async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> bool:
     """Tell whether a name in a directory is that of an inode."""
@@ -123,6 +126,7 @@ async def _bury_link(
             try:
                 with contextlib.suppress(ExistsError):
                     await tombs.bury(domain, entry, tomb, term)
+                await _note_promise(storage, found.node)
                 removed = await _remove(storage, above, leaf, found.attr.ino)
             finally:
                 if not removed and await has_name(storage, above, leaf, found.attr.ino):
@@ -130,6 +134,29 @@ async def _bury_link(
             return removed
     finally:
         storage.forget(found.node)
+
+
+async def _note_promise(storage: Storage, node: Node) -> None:
+    """Have an inode say that there is, or was, a tombstone for a name of it."""
+    try:
+        await storage.setxattr(node, PROMISED, b"1", GATEWAY)
+    except FSError as exc:
+        _log.debug("inode %x can't say that a tombstone needs it: %s", node.ino, exc)
+
+
+async def forget_promise(storage: Storage, node: Node) -> None:
+    """Take back what `_note_promise` has noted."""
+    with contextlib.suppress(FSError):
+        await storage.removexattr(node, PROMISED, GATEWAY)
+
+
+async def is_promised(storage: Storage, node: Node) -> bool:
+    """Tell whether a tombstone may need an inode, which must not really be removed then."""
+    try:
+        await storage.getxattr(node, PROMISED)
+    except FSError:
+        return False
+    return True
 
 
 async def drop_long_name_dir(domain: Domain, shard: bytes, entry: EntryName) -> None:

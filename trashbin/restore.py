@@ -36,6 +36,7 @@ from trashbin.domain import Domain, Shard, lying_in
 from trashbin.files import RENAME_NOREPLACE
 from trashbin.runs import MADE, PLAN, TREE, Plan, Target, appear, remove_run, undo
 from trashbin.settle import settling
+from trashbin.spare import Spare
 from trashbin.tasks import for_each
 from trashbin.tombs import Tomb
 from trashbin.trees import Tree
@@ -108,7 +109,19 @@ class Restore:
                 raise
             if clean:
                 await self._forget_plan(aside)
+            await self._release(domain, tree)
             return restored
+
+    async def _release(self, domain: Domain, tree: Tree) -> None:
+        """Let the inodes that came back by a name of several forget the tombstones."""
+        spare = Spare(domain)
+        try:
+            for part, _ in tree.walk():
+                tomb = part.top.tomb
+                if tomb is not None and tomb.kind == "link":
+                    await spare.release(tomb)
+        except FSError as exc:
+            _log.warning("what tombstones have noted stays: %s", exc)
 
     @contextlib.asynccontextmanager
     async def _run(self, domain: Domain) -> AsyncIterator[Node]:

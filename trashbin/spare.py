@@ -11,15 +11,19 @@ inode is being removed.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from bisect import bisect_left
 
+from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout, tombs
 from trashbin.catalog import Item, NameOfHour, hours_of, names_of_hour, scan_some
 from trashbin.domain import Domain
+from trashbin.links import forget_promise
+from trashbin.tombs import Tomb
 
 _FRESH_S = 2.0
 """How long promises are believed to be all."""
@@ -70,6 +74,23 @@ class Spare:
             if index < len(inos) and inos[index] == ino:
                 return True
         return False
+
+    async def release(self, tomb: Tomb) -> None:
+        """Let an inode forget that a tombstone needed it, if none does any more.
+
+        What another gateway promises at this moment may be forgotten with it.
+        """
+        storage = self._domain.storage
+        await self.look_again()
+        if self.promised(tomb.ino):
+            return
+        with contextlib.suppress(NotFoundError):
+            found = await storage.find(tomb.ino, tomb.token)
+            try:
+                async with storage.exclusive(self._domain.lock_of(tomb.ino)):
+                    await forget_promise(storage, found.node)
+            finally:
+                storage.forget(found.node)
 
     async def remove(self, above: Node, name: bytes, ino: Ino) -> bool:
         """Remove a link of a promised inode; the last one becomes the tombstone's entry.

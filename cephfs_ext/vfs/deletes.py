@@ -33,6 +33,7 @@ from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
+from trashbin.links import is_promised
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
 
@@ -125,7 +126,7 @@ class Deletes:
             if victim.attr.is_dir:
                 raise FSError(errno.EISDIR)
             await self.check_allowed(parent, victim, who.cred)
-            verdict = await self.verdict(parent, name, victim.attr)
+            verdict = await self.verdict(parent, name, victim)
             if verdict.bypass:
                 await self._storage.unlink(above, name, who.cred)
                 return
@@ -165,7 +166,7 @@ class Deletes:
             if not victim.attr.is_dir:
                 raise FSError(errno.ENOTDIR)
             await self.check_allowed(parent, victim, who.cred)
-            verdict = await self.verdict(parent, name, victim.attr)
+            verdict = await self.verdict(parent, name, victim)
             if verdict.bypass:
                 await self._storage.rmdir(above, name, who.cred)
             else:
@@ -266,7 +267,7 @@ class Deletes:
             FSError: what `rename` raised, or the trash; nothing has changed.
         """
         await self.check_allowed(parent, victim, who.cred)
-        verdict = await self.verdict(parent, name, victim.attr)
+        verdict = await self.verdict(parent, name, victim)
         if verdict.bypass:
             await rename()
             return
@@ -335,20 +336,23 @@ class Deletes:
         if await self._marks.protected(parent):
             raise DeniedError(what="a directory above is protected")
 
-    async def verdict(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
+    async def verdict(self, parent: NodeId, name: bytes, victim: Found) -> Verdict:
         """Say what becomes of a victim; if it is really removed, the reason is counted."""
         verdict = await self.explain(parent, name, victim)
         if verdict.bypass:
             self._meter.count("trash_bypasses_total", reason=verdict.bypass)
         return verdict
 
-    async def explain(self, parent: NodeId, name: bytes, victim: Attr) -> Verdict:
+    async def explain(self, parent: NodeId, name: bytes, victim: Found) -> Verdict:
         """Say what would become of a victim."""
+        attr = victim.attr
         if not self.enabled:
             return Verdict("disabled", "trash.enabled is false")
-        if not (victim.is_regular or victim.is_symlink or victim.is_dir):
+        if not (attr.is_regular or attr.is_symlink or attr.is_dir):
             return Verdict("special", "it is no file, no link and no directory")
-        keep, rule, why, term = await self._decision(parent, name, victim)
+        keep, rule, why, term = await self._decision(parent, name, attr)
+        if not keep and attr.nlink == 1 and await is_promised(self._storage, victim.node):
+            return Verdict("", "it may be needed to restore another name of the file")
         if not keep:
             return Verdict("policy", why, rule)
         if self._shadow:

@@ -57,8 +57,10 @@ class Explanations:
                 held.append(parent)
             await self._check(parent, None if everything else cred)
             found = await self._storage.lookup(self._nodes[parent].node, name)
-            self._storage.forget(found.node)
-            verdict = await self._deletes.explain(parent, name, found.attr)
+            try:
+                verdict = await self._deletes.explain(parent, name, found)
+            finally:
+                self._storage.forget(found.node)
             return Explained(verdict, await self._marks.protected(parent))
         finally:
             for node_id in reversed(held):

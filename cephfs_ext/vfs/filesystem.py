@@ -53,7 +53,7 @@ from cephfs_ext.vfs.viewstream import ViewStream
 from trashbin.files import exists
 from trashbin.hours import Viewer
 from trashbin.layout import TRASH_NAME
-from trashbin.links import has_name
+from trashbin.links import PROMISED, has_name
 from trashbin.put import Deleter
 
 _log = logging.getLogger(__name__)
@@ -440,12 +440,14 @@ class FileSystem:
         self._touched(node_id)
 
     async def listxattr(self, node_id: NodeId, viewer: Viewer) -> Sequence[bytes]:
-        """List the names of extended attributes."""
+        """List the names of extended attributes, but not the trash's own."""
         if is_view(node_id):
-            return await self._view.listxattr(node_id, viewer)
-        if is_virtual(node_id):
-            return ()
-        return await self._storage.listxattr(self.nodes[node_id].node)
+            names = await self._view.listxattr(node_id, viewer)
+        elif is_virtual(node_id):
+            names = ()
+        else:
+            names = await self._storage.listxattr(self.nodes[node_id].node)
+        return [name for name in names if name != PROMISED]
 
     async def removexattr(self, node_id: NodeId, name: bytes, cred: Credentials) -> None:
         """Remove an extended attribute."""

@@ -90,7 +90,7 @@ class Truncations:
     ) -> bool:
         """Put a fresh inode in the place of a file's; tell whether it could be done."""
         known = self._nodes[node_id]
-        verdict = await self._deletes.verdict(known.parent, known.name, victim.attr)
+        verdict = await self._deletes.verdict(known.parent, known.name, victim)
         if verdict.bypass:
             return False
         made: list[Found] = []

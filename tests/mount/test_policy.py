@@ -54,6 +54,36 @@ def test_rules_of_the_operator_come_first(unmounted: Gateway, base: Path) -> Non
         assert _kept(unmounted) == {"results/a.log", "results/b.tmp", "d.txt"}
 
 
+@pytest.mark.parametrize("how", ["unlink", "replace", "rm -r"])
+def test_exempt_name_never_takes_what_a_tombstone_promises(gateway: Gateway, how: str) -> None:
+    """[link-4], [policy-1]: the last name of what has been deleted by another one."""
+    path = _file(gateway.path / "d" / "model.tmp", b"weights" * 1000)
+    os.link(path, gateway.path / "model")
+    (gateway.path / "model").unlink()
+    assert os.listxattr(path) == []
+    if how == "unlink":
+        path.unlink()
+    elif how == "replace":
+        _file(gateway.path / "new").rename(path)
+    else:
+        subprocess.run(["rm", "-r", str(path.parent)], check=True)
+    gateway.run("trash", "restore", str(gateway.path / "model"), check=True)
+    assert (gateway.path / "model").read_bytes() == b"weights" * 1000
+
+
+def test_inode_forgets_a_promise_that_has_been_kept(base: Path) -> None:
+    """[link-4]: by the attribute that docs/format.md names."""
+    gateway = posix_gateway(base)
+    behind = base / "source" / "other"
+    with gateway.mounted():
+        _file(gateway.path / "name")
+        os.link(gateway.path / "name", gateway.path / "other")
+        (gateway.path / "name").unlink()
+        assert os.listxattr(behind) == ["trusted.cephfs_ext.promised"]
+        gateway.run("trash", "restore", str(gateway.path / "name"), check=True)
+        assert os.listxattr(behind) == []
+
+
 def test_mark_exempts_a_directory_and_all_below(gateway: Gateway) -> None:
     """[policy-4]."""
     scratch = gateway.path / "scratch"
