@@ -23,7 +23,7 @@ from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout
 from trashbin.domain import Domain, open_domain
-from trashbin.files import names_in, remove_quietly
+from trashbin.files import exists, names_in, remove_quietly
 from trashbin.layout import Term
 
 _log = logging.getLogger(__name__)
@@ -65,6 +65,10 @@ class Domains:
             TrashUnusableError: it is not ours to use.
         """
         return await self._domain(self._storage.root)
+
+    async def is_set_up(self) -> bool:
+        """Tell whether the served root has a trash; makes none."""
+        return await exists(self._storage, self._storage.root, layout.TRASH_NAME)
 
     async def of(self, chain: Sequence[Node], path: bytes) -> Domain:
         """Return the trash for names in `chain[0]`.

@@ -22,11 +22,14 @@ from cephfs_ext.core.errors import FSError, NotFoundError
 from cephfs_ext.core.ports import Meter, Node
 from cephfs_ext.core.types import GATEWAY
 from trashbin import layout
+from trashbin.audit import Audit
 from trashbin.catalog import Item, damaged_names, directories_of_hours, hours_of
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.domains import Domains
 from trashbin.files import names_in
 from trashbin.hold import tidy
+from trashbin.journal import journals_of
+from trashbin.layout import JournalName
 from trashbin.recover import recover_restores
 from trashbin.spare import Spare
 from trashbin.versions import Versions
@@ -36,8 +39,11 @@ _log = logging.getLogger(__name__)
 SLACK_S = 900
 """An hour is claimed this long after its time: clocks differ, and a delete may stall."""
 
-_JOURNAL_KEPT_S = 90 * 24 * 3600
-"""How much longer than the data the journal is kept."""
+
+def _end_s(journal: JournalName) -> int:
+    end_s = layout.hour_end_s(journal.hour)
+    assert end_s is not None, "the name of a journal has an hour"
+    return end_s
 
 
 class Removed(NamedTuple):
@@ -69,15 +75,25 @@ class Expiry:
         domains: Domains,
         remove: Remove,
         meter: Meter,
+        audit: Audit,
         *,
         retention_s: float,
+        audit_s: float,
         instance: str,
         clock: MonotonicNs,
     ) -> None:
+        """Keep what is needed.
+
+        Args:
+            retention_s: how long what was deleted is kept.
+            audit_s: how much longer the journal is.
+        """
         self._domains = domains
         self._remove = remove
         self._meter = meter
+        self._audit = audit
         self._retention_s = retention_s
+        self._audit_s = audit_s
         self._instance = instance
         self._clock = clock
         self._versions = Versions()
@@ -130,6 +146,9 @@ class Expiry:
             with contextlib.suppress(NotFoundError):
                 await self._claim(domain, above, hour, name)
                 self._meter.count("trash_expired_total", kind="versions")
+                entry = layout.parse_entry(name)
+                assert entry is not None, "a version is told by its name"
+                self._audit.outdated(domain.root.ino, entry)
 
     async def claim_hour(self, domain: Domain, above: bytes, hour: bytes) -> bool:
         """Claim an hour; what can't be claimed now is tried again in the next round.
@@ -153,6 +172,7 @@ class Expiry:
         self._meter.count(
             "trash_expired_total", kind="tombs" if layout.is_tombs(above) else "hours"
         )
+        self._audit.expired(domain.root.ino, hour)
         return True
 
     def _unique(self) -> bytes:
@@ -166,23 +186,26 @@ class Expiry:
             await domain.storage.rename(node, name, domain.service(layout.HELD), kept, GATEWAY)
             _log.warning("%r/%r/%r can't be read; kept as held/%r", above, hour, name, kept)
 
+    async def once_disabled(self) -> None:
+        """Drop old journals of the root, in which a gateway without a trash writes.
+
+        Raises:
+            FSError: it could not be done.
+        """
+        if await self._domains.is_set_up():
+            await self._drop_journals(await self._domains.root())
+
     async def _drop_journals(self, domain: Domain) -> None:
         """Remove journals that are old, and of hours of which there is nothing any more."""
-        journals = domain.service(layout.JOURNAL)
-        horizon_s = time.time() - self._retention_s - _JOURNAL_KEPT_S
-        old = []
-        for name in await names_in(domain.storage, journals):
-            journal = layout.parse_journal(name)
-            end_s = None if journal is None else layout.hour_end_s(journal[0])
-            if journal is not None and end_s is not None and end_s < horizon_s:
-                old.append((journal[0], name))
+        horizon_s = time.time() - self._retention_s - self._audit_s - SLACK_S
+        old = [name for name in await journals_of(domain) if _end_s(name) < horizon_s]
         if not old:
             return
         hours = [await hours_of(domain, above) for above in directories_of_hours(domain)]
         there = set(itertools.chain.from_iterable(hours))
-        for hour, name in old:
-            if hour not in there:
-                await self._remove(journals, name, None)
+        for name in old:
+            if name.hour not in there:
+                await self._remove(domain.service(layout.JOURNAL), name.raw, None)
 
     async def purge(self, domain: Domain, items: Iterable[Item]) -> Removed:
         """Remove items at once, before their time.

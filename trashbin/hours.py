@@ -26,7 +26,7 @@ from trashbin import layout
 from trashbin.catalog import Item, NameOfHour, directories_of_hours, scan_some
 from trashbin.domain import Domain, directory_at
 from trashbin.files import listing
-from trashbin.journal import Record, each_line, parse_line
+from trashbin.journal import Record, each_line, journals_of, parse_line
 from trashbin.layout import EntryName
 from trashbin.paths import open_parents
 from trashbin.settle import settling
@@ -337,12 +337,12 @@ async def _find_paths(
 
     for record in waiting.values():
         note(record)
-    for instance in hour.instances:
+    for journal in await journals_of(journals, hours=(hour.name,)) if missing else ():
         if not missing:
             return
-        with contextlib.suppress(NotFoundError):
+        if journal.instance in hour.instances:
             async with settling(journals):
-                await each_line(journals, layout.journal_name(hour.name, instance), take)
+                await each_line(journals, journal, take)
     if missing and hour.domain.storage.finds_by_number:
         async with open_parents(hour.domain, (), {}, searches=0) as parents:
             for ino in missing:

@@ -1,30 +1,34 @@
-"""Who deleted what, where and with which program: advisory, beside the truth.
+"""Who deleted what, where and with which program, and what became of it: beside the truth.
 
-The trash is complete without it: a lost record costs the path and the process, never the file.
-Recording never waits and never fails a delete; records beyond the limit are dropped and counted.
-One background task writes them in groups and syncs each group. What can't be written now, on a
-full disk for one, waits for the next round; `waiting` has what isn't on disk yet.
+The trash is complete without it: a lost line costs a path, a process, an answer to who it was,
+never a file. Recording never waits and never fails a delete; lines beyond the limit are dropped
+and counted, and those that are there for the audit alone earlier than those of what is in the
+trash. One background task writes them in groups and syncs each group. What can't be written now,
+on a full disk for one, waits for the next round; `waiting` has what isn't on disk yet.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import trio
 
 from cephfs_ext.core.errors import FSError, NotFoundError
-from cephfs_ext.core.limits import JOURNAL_QUEUE
-from cephfs_ext.core.ports import Meter, Storage
+from cephfs_ext.core.limits import AUDIT_QUEUE, JOURNAL_BYTES, JOURNAL_QUEUE
+from cephfs_ext.core.ports import Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout
 from trashbin.domain import Domain
 from trashbin.domains import Domains
-from trashbin.files import names_in, open_file, read_file, write_whole
+from trashbin.files import names_in, open_file, write_whole
+from trashbin.layout import JournalName
 
 _GROUP_S = 0.5
 """How long records are gathered before they are written together."""
@@ -32,16 +36,15 @@ _GROUP_S = 0.5
 _IDLE_S = 60.0
 """How long a round waits for records."""
 
-_CHUNK_BYTES = 256 * 1024
-"""What is read of a journal at a time, where it is read line by line."""
+_CHUNK_BYTES = 64 * 1024
+"""What is read of a journal at a time; nothing else is done while its lines are looked at."""
 
-_JOURNAL_LIMIT = 256 * 1024 * 1024
-"""Bytes of one journal that are read back."""
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One delete."""
+    """One delete, of a name or of a file's content."""
 
     id: str
     path: bytes
@@ -55,38 +58,161 @@ class Record:
     parent_token: bytes
     parent: int = 0
     """Inode of the directory that the name was in; 0 if it isn't known."""
+    owner: int | None = None
+    """Whose it was."""
+    size: int | None = None
+    """Bytes; None for what has none."""
+    event: str = ""
+    """The delete event that it is a part of."""
+    host: str = ""
+    """Of the gateway, and of the process."""
+    pod: str = ""
+    container: str = ""
+    why: str = ""
+    """Why it is not in the trash: the reason of the bypass. Nothing if it was kept."""
+    rule: str = ""
+    """Which rule of the policy exempts it, or `mark`."""
 
     def line(self) -> bytes:
         """Encode as one line of JSON."""
-        fields: dict[str, Any] = dataclasses.asdict(self)
-        fields["path"] = os.fsdecode(self.path).encode("utf-8", "replace").decode()
-        if os.fsencode(fields["path"]) != self.path:
-            fields["path_raw"] = base64.b64encode(self.path).decode()
-        fields["parent_token"] = base64.b64encode(self.parent_token).decode()
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "path": "",
+            "uid": self.uid,
+            "gid": self.gid,
+            "pid": self.pid,
+            "command": self.command,
+            "kind": self.kind,
+            "ino": self.ino,
+            "parent_token": base64.b64encode(self.parent_token).decode(),
+            "parent": self.parent,
+        }
+        _put_path(fields, "path", self.path)
+        for key in _OPTIONAL_NUMBERS:
+            if (number := getattr(self, key)) is not None:
+                fields[key] = number
+        for key in _OPTIONAL_TEXTS:
+            if text := getattr(self, key):
+                fields[key] = text
+        return _encode(fields)
+
+
+_OPTIONAL_NUMBERS = ("owner", "size")
+_OPTIONAL_TEXTS = ("event", "host", "pod", "container", "why", "rule")
 
 
 def parse_line(line: bytes) -> Record | None:
-    """Decode one line; None if it is torn or foreign. Fields of newer versions are ignored."""
+    """Decode one line; None if it is torn, foreign, or no delete's.
+
+    Fields of newer versions are ignored, those that older ones don't have are empty.
+    """
     try:
         fields = json.loads(line)
         texts = [fields[key] for key in ("id", "command", "kind")]
         numbers = [fields[key] for key in ("uid", "gid", "pid", "ino")]
         numbers.append(fields.get("parent", 0))
-        raw = fields.get("path_raw")
-        path = fields["path"].encode() if raw is None else base64.b64decode(raw, validate=True)
+        path = _path_in(fields, "path")
         token = base64.b64decode(fields["parent_token"], validate=True)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        more = {key: fields[key] for key in _OPTIONAL_NUMBERS if key in fields}
+        more_texts = {key: fields[key] for key in _OPTIONAL_TEXTS if key in fields}
+    except _UNREADABLE:
         return None
-    sound = all(type(text) is str for text in texts) and all(type(n) is int for n in numbers)
+    sound = all(type(text) is str for text in (*texts, *more_texts.values()))
+    sound = sound and all(type(number) is int for number in (*numbers, *more.values()))
     if not sound or layout.parse_id(texts[0]) is None:
         return None
     uid, gid, pid, ino, parent = numbers
-    return Record(texts[0], path, uid, gid, pid, texts[1], texts[2], ino, token, parent)
+    command, kind = map(sys.intern, texts[1:])  # many lines have the same
+    more |= {key: sys.intern(text) for key, text in more_texts.items()}
+    return Record(texts[0], path, uid, gid, pid, command, kind, ino, token, parent, **more)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of something that had been kept: of a tree, or of an hour that expired."""
+
+    what: str
+    """`restored`, `purged`, `expired`, or `outdated`: more versions than are kept."""
+    at_ns: int
+    host: str
+    id: str = ""
+    """Of the tree's top."""
+    began_ns: int = 0
+    """When the first of what was in the tree was deleted."""
+    path: bytes = b""
+    """Where the tree was, relative to the domain's root; nothing if that isn't known."""
+    uid: int = 0
+    """Who did it; 0 where nobody did."""
+    to: bytes = b""
+    """Where it was restored to, relative to the served directory."""
+    hour: str = ""
+    """Which hour expired."""
+
+    def line(self) -> bytes:
+        """Encode as one line of JSON."""
+        fields: dict[str, Any] = {"what": self.what, "at_ns": self.at_ns, "host": self.host}
+        if self.hour:
+            fields["hour"] = self.hour
+        else:
+            fields |= {"id": self.id, "began_ns": self.began_ns, "uid": self.uid}
+            _put_path(fields, "path", self.path)
+            _put_path(fields, "to", self.to)
+        return _encode(fields)
+
+
+def parse_fate(line: bytes) -> Fate | None:
+    """Decode one line; None if it is torn, foreign, or a delete's."""
+    try:
+        fields = json.loads(line)
+        texts = {key: fields.get(key, "") for key in ("what", "host", "id", "hour")}
+        numbers = {"at_ns": fields["at_ns"], "uid": 0, "began_ns": 0}
+        numbers |= {key: fields[key] for key in numbers if key in fields}
+        paths = {key: _path_in(fields, key) for key in ("path", "to") if key in fields}
+    except _UNREADABLE:
+        return None
+    sound = all(type(text) is str for text in texts.values())
+    sound = sound and all(type(number) is int for number in numbers.values())
+    if not sound or not texts["what"] or "kind" in fields:
+        return None
+    return Fate(
+        what=texts["what"],
+        at_ns=numbers["at_ns"],
+        host=texts["host"],
+        id=texts["id"],
+        began_ns=numbers["began_ns"],
+        path=paths.get("path", b""),
+        uid=numbers["uid"],
+        to=paths.get("to", b""),
+        hour=texts["hour"],
+    )
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def path_text(path: bytes) -> str:
+    """Return a path as lines have it: exact if it is UTF-8."""
+    return os.fsdecode(path).encode("utf-8", "replace").decode()
+
+
+def _put_path(fields: dict[str, Any], key: str, path: bytes) -> None:
+    fields[key] = path_text(path)
+    if os.fsencode(fields[key]) != path:
+        fields[key + "_raw"] = base64.b64encode(path).decode()
+
+
+def _path_in(fields: dict[str, Any], key: str) -> bytes:
+    raw = fields.get(key + "_raw")
+    path: bytes = fields[key].encode()
+    return path if raw is None else base64.b64decode(raw, validate=True)
+
+
+Line = Record | Fate
 
 
 class _Where(NamedTuple):
-    """The journal that a record belongs into."""
+    """The journal that a line belongs into."""
 
     root: Ino
     """Where the domain starts."""
@@ -94,39 +220,67 @@ class _Where(NamedTuple):
 
 
 class Journal:
-    """Takes records and writes them to the trash they belong to."""
+    """Takes lines and writes them to the trash they belong to."""
 
-    def __init__(self, domains: Domains, storage: Storage, instance: str, meter: Meter) -> None:
+    def __init__(
+        self,
+        domains: Domains,
+        storage: Storage,
+        instance: str,
+        meter: Meter,
+        *,
+        part_bytes: int = JOURNAL_BYTES,
+    ) -> None:
         self._domains = domains
         self._storage = storage
         self._instance = instance
         self._meter = meter
-        self._waiting: dict[_Where, dict[str, Record]] = {}
+        self._part_bytes = part_bytes
+        self._waiting: dict[_Where, list[Line]] = {}
         self._torn: set[_Where] = set()
         """Journals that may end in a part of a line."""
         self._arrived = trio.Event()
         self.taken = 0
-        """How many records there have been: by it a reader knows that there is something new."""
+        """How many records of what is in the trash there have been: by it a reader knows that there
+        is something new."""
         self._writing = trio.Lock()
         """Two appends at once would write to the same place."""
 
     def record(self, root: Ino, deleted_ns: int, record: Record) -> None:
         """Take a record for the domain that starts at `root`. Never blocks, never fails."""
-        if sum(map(len, self._waiting.values())) >= JOURNAL_QUEUE:
-            self._meter.count("journal_dropped_total")
-            return
-        self.taken += 1
-        where = _Where(root, layout.hour_name(deleted_ns))
-        self._waiting.setdefault(where, {})[record.id] = record
+        if self._take(_Where(root, layout.hour_name(deleted_ns)), record) and not record.why:
+            self.taken += 1
+
+    def note(self, root: Ino, fate: Fate) -> None:
+        """Take what became of something in a domain. Never blocks, never fails."""
+        self._take(_Where(root, layout.hour_name(fate.at_ns)), fate)
+
+    def _take(self, where: _Where, line: Line) -> bool:
+        limit = JOURNAL_QUEUE if _is_of_trash(line) else AUDIT_QUEUE
+        if sum(map(len, self._waiting.values())) >= limit:
+            self._dropped([line])
+            return False
+        self._waiting.setdefault(where, []).append(line)
         self._arrived.set()
+        return True
+
+    def _dropped(self, lines: list[Line]) -> None:
+        of_trash = sum(map(_is_of_trash, lines))
+        self._meter.count("journal_dropped_total", of_trash)
+        self._meter.count("audit_dropped_total", len(lines) - of_trash)
 
     def waiting(self, root: Ino) -> dict[str, Record]:
-        """Return the records of a domain that may not be on disk yet, by entry id.
+        """Return the records of what is in a domain that may not be on disk yet, by entry id.
 
         Taken before the journals are read, the two together have every record.
         """
-        groups = [records for where, records in self._waiting.items() if where.root == root]
-        return {entry_id: record for records in groups for entry_id, record in records.items()}
+        lines = self.unwritten(root)
+        return {one.id: one for one in lines if isinstance(one, Record) and not one.why}
+
+    def unwritten(self, root: Ino) -> list[Line]:
+        """Return all lines of a domain that may not be on disk yet; as `waiting`."""
+        groups = [lines for where, lines in self._waiting.items() if where.root == root]
+        return [line for lines in groups for line in lines]
 
     async def once(self) -> None:
         """Wait for records, or some time for none, gather some more, and write them.
@@ -141,7 +295,7 @@ class Journal:
         await self.drain()
 
     async def drain(self) -> None:
-        """Write what waits. Records of a domain that is gone are dropped and counted.
+        """Write what waits. Lines of a domain that is gone are dropped and counted.
 
         Raises:
             FSError: some could not be written; they wait.
@@ -158,90 +312,124 @@ class Journal:
             raise failure
 
     async def _write(self, where: _Where) -> None:
-        records = list(self._waiting[where].values())
-        data = b"".join(record.line() for record in records)
+        lines = list(self._waiting[where])
+        data = b"".join(line.line() for line in lines)
         try:
             await self._append(where, data)
-            self._meter.count("journal_records_total", len(records))
+            self._meter.count("journal_records_total", len(lines))
         except NotFoundError:
-            self._meter.count("journal_dropped_total", len(records))
-        rest = self._waiting[where]  # some may have come meanwhile
-        for record in records:
-            del rest[record.id]
+            self._dropped(lines)
+        rest = self._waiting[where]  # some may have come meanwhile, behind these
+        del rest[: len(lines)]
         if not rest:
             del self._waiting[where]
 
     async def _append(self, where: _Where, data: bytes) -> None:
         domain = await self._domains.at(where.root)
-        name = layout.journal_name(where.hour, self._instance)
         fresh_line = b"\n" if where in self._torn else b""
         self._torn.add(where)
-        await append(domain, name, fresh_line + data)
+        await append(
+            domain, where.hour, self._instance, fresh_line + data, part_bytes=self._part_bytes
+        )
         self._torn.discard(where)
 
 
-async def append(domain: Domain, name: bytes, data: bytes) -> None:
+def _is_of_trash(line: Line) -> bool:
+    """Tell whether something in the trash has lost its path without this line."""
+    return isinstance(line, Record) and not line.why
+
+
+async def append(
+    domain: Domain, hour: bytes, instance: str, data: bytes, *, part_bytes: int = JOURNAL_BYTES
+) -> None:
     """Write durably at the end of a journal, made if it is missing; one at a time.
 
+    What would make it longer than `part_bytes` goes into a next part.
+
     Raises:
-        FSError: a part may have been written.
+        FSError: a part of the data may have been written.
     """
+    name = JournalName(hour, instance)
+    while not await _append_to(domain, name.raw, data, part_bytes):
+        name = name._replace(part=name.part + 1)
+
+
+async def _append_to(domain: Domain, name: bytes, data: bytes, limit: int) -> bool:
+    """Write at the end of a file; False if there is no room for it in there."""
     storage = domain.storage
     flags = os.O_WRONLY | os.O_APPEND
     created = await storage.create(domain.service(layout.JOURNAL), name, 0o600, flags, GATEWAY)
     try:
         size = (await storage.getattr(created.node)).size
+        if size and size + len(data) > limit:
+            return False
         await write_whole(storage, created.handle, size, data)
         await storage.fsync(created.handle)
+        return True
     finally:
         with trio.CancelScope(shield=True):
             await storage.release(created.handle)
         storage.forget(created.node)
 
 
+async def journals_of(
+    domain: Domain, *, hours: Container[bytes] | None = None, instance: str | None = None
+) -> list[JournalName]:
+    """Return the journals of a domain, oldest hour first.
+
+    Args:
+        hours: those of these hours only.
+        instance: those of one run of a gateway only.
+    """
+    names = await names_in(domain.storage, domain.service(layout.JOURNAL))
+    return sorted(
+        journal
+        for journal in map(layout.parse_journal, names)
+        if journal is not None
+        and (hours is None or journal.hour in hours)
+        and instance in (None, journal.instance)
+    )
+
+
 async def read_records(
     domain: Domain, *, hours: Container[bytes] | None = None, instance: str | None = None
 ) -> dict[str, Record]:
-    """Read the records of a domain, by entry id; torn lines are left out.
+    """Read the records of what was kept in a domain, by entry id; torn lines are left out.
 
     Args:
         hours: those of these hours only.
         instance: those of one run of a gateway only.
     """
     records: dict[str, Record] = {}
-    directory = domain.service(layout.JOURNAL)
-    for name in sorted(await names_in(domain.storage, directory)):
-        of_hour, of_instance = layout.parse_journal(name) or (b"", "")
-        if (hours is None or of_hour in hours) and instance in (None, of_instance):
-            records.update(await _read_journal(domain, name))
+
+    def take(line: bytes) -> None:
+        record = parse_line(line)
+        if record is not None and not record.why:
+            records[record.id] = record
+
+    for journal in await journals_of(domain, hours=hours, instance=instance):
+        await each_line(domain, journal, take)
     return records
 
 
-async def each_line(domain: Domain, name: bytes, take: Callable[[bytes], None]) -> None:
+async def each_line(domain: Domain, journal: JournalName, take: Callable[[bytes], None]) -> None:
     """Hand the lines of a journal to `take` one by one, whatever its size; a torn end is left out.
 
-    Raises:
-        NotFoundError: there is none of that name.
+    One that isn't there has none.
     """
-    storage = domain.storage
-    found = await storage.lookup(domain.service(layout.JOURNAL), name)
-    try:
-        async with open_file(storage, found.node) as handle:
-            off, rest = 0, b""
-            while data := await storage.read(handle, off, _CHUNK_BYTES):
-                off += len(data)
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    take(line)
-    finally:
-        storage.forget(found.node)
+    with contextlib.suppress(NotFoundError):
+        found = await domain.storage.lookup(domain.service(layout.JOURNAL), journal.raw)
+        try:
+            await _each_line(domain.storage, found.node, take)
+        finally:
+            domain.storage.forget(found.node)
 
 
-async def _read_journal(domain: Domain, name: bytes) -> dict[str, Record]:
-    directory = domain.service(layout.JOURNAL)
-    try:
-        data = await read_file(domain.storage, directory, name, limit=_JOURNAL_LIMIT)
-    except NotFoundError:
-        return {}
-    records = [record for line in data.splitlines() if (record := parse_line(line)) is not None]
-    return {record.id: record for record in records}
+async def _each_line(storage: Storage, node: Node, take: Callable[[bytes], None]) -> None:
+    async with open_file(storage, node) as handle:
+        off, rest = 0, b""
+        while data := await storage.read(handle, off, _CHUNK_BYTES):
+            off += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                take(line)

@@ -5,7 +5,7 @@ Pure functions and values; no storage. One trash per rename domain:
     .trashbin/format.json                    {"version": 1}
     .trashbin/r<rank>.<2 hex>[<term>]/<hour>/<entry>  what was deleted, by rename
     .trashbin/r<rank>.<2 hex>/fresh/<id>     files that are about to replace a truncated one
-    .trashbin/journal/<hour>.<instance>.jsonl
+    .trashbin/journal/<hour>.<instance>.jsonl, <hour>.<instance>.<part>.jsonl
     .trashbin/tombs[<term>]/<hour>/<prefix>.<inode>   names whose inode lives on elsewhere
     .trashbin/tombs.held/<hour>/hold.<id>    who holds a tree, and why
     .trashbin/restoring/<run>/               restores under way
@@ -56,7 +56,7 @@ _TOMBS = re.compile(TOMBS + _TERM)
 _TERM_PARTS = re.compile(rb"(?:\.k(\d+))?(?:\.v(\d+))?(\.held)?")
 _NUMBER = re.compile(rb"[0-9a-f]{1,16}")
 _HOUR = re.compile(rb"\d{4}-\d{2}-\d{2}T\d{2}")
-_JOURNAL = re.compile(_HOUR.pattern.join((rb"(", rb")\.([0-9a-f]{4})\.jsonl")))
+_JOURNAL = re.compile(_HOUR.pattern.join((rb"(", rb")\.([0-9a-f]{4})(?:\.([1-9]\d{0,5}))?\.jsonl")))
 _NS = 1_000_000_000
 HOUR_S = 3600
 
@@ -259,14 +259,24 @@ def hour_plus(raw: bytes, hours: int) -> bytes:
     return hour_name((end_s + (hours - 1) * HOUR_S) * _NS)
 
 
-def journal_name(hour: bytes, instance: str) -> bytes:
-    """Name of the journal that an instance writes in an hour."""
-    return hour + b"." + instance.encode() + b".jsonl"
+class JournalName(NamedTuple):
+    """What the name of a journal says."""
+
+    hour: bytes
+    instance: str
+    part: int = 0
+    """0 for the first of an hour, which is the only one unless it has grown too long."""
+
+    @property
+    def raw(self) -> bytes:
+        """The name itself."""
+        part = b".%d" % self.part if self.part else b""
+        return b"%s.%s%s.jsonl" % (self.hour, self.instance.encode(), part)
 
 
-def parse_journal(raw: bytes) -> tuple[bytes, str] | None:
-    """Read the name of a journal: hour and instance; None if it is none."""
+def parse_journal(raw: bytes) -> JournalName | None:
+    """Read the name of a journal; None if it is none."""
     match = _JOURNAL.fullmatch(raw)
     if match is None or hour_end_s(match[1]) is None:
         return None
-    return match[1], match[2].decode()
+    return JournalName(match[1], match[2].decode(), int(match[3] or 0))

@@ -152,8 +152,7 @@ async def write_lost_records(
             token = parents.token(item.entry.parent)
             lines[item.entry.hour].append(_record(item, above, token).line())
     for hour, hour_lines in lines.items():
-        name = layout.journal_name(hour, instance)
-        await journal.append(domain, name, b"\n" + b"".join(hour_lines))
+        await journal.append(domain, hour, instance, b"\n" + b"".join(hour_lines))
         _log.info("%d records that %s had lost were written", len(hour_lines), instance)
 
 

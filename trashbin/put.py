@@ -30,12 +30,14 @@ from cephfs_ext.core.errors import (
     NotFoundError,
 )
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
-from cephfs_ext.core.types import GATEWAY, Attr, Credentials, Rank
+from cephfs_ext.core.types import GATEWAY, Attr, Rank
 from trashbin import layout, links, tombs
+from trashbin.audit import Audit, Deleter, Was
 from trashbin.domain import Domain, lying_in
 from trashbin.files import RENAME_NOREPLACE, exists, is_empty, make_like, remove_quietly
-from trashbin.journal import Journal, Record
 from trashbin.layout import USUAL, EntryName, Term
+
+__all__ = ["Deleter", "Place", "Put"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +45,6 @@ _FIRST = Rank(0)
 
 _ATTEMPTS = 3
 """How often a put begins anew: an hour directory vanished, or the victim was exchanged."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Deleter:
-    """Who deletes."""
-
-    cred: Credentials
-    pid: int
-    command: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,14 +72,14 @@ class Put:
     def __init__(
         self,
         storage: Storage,
-        journal: Journal,
+        audit: Audit,
         meter: Meter,
         *,
         instance: str,
         clock: MonotonicNs,
     ) -> None:
         self._storage = storage
-        self._journal = journal
+        self._audit = audit
         self._meter = meter
         self._instance = instance
         self._clock = clock
@@ -414,16 +407,5 @@ class Put:
         self, domain: Domain, entry: EntryName, at: Place, attr: Attr, who: Deleter, kind: str
     ) -> None:
         self._meter.count("trash_moves_total", kind=kind)
-        record = Record(
-            id=entry.id,
-            path=at.path,
-            uid=who.cred.uid,
-            gid=who.cred.gid,
-            pid=who.pid,
-            command=who.command,
-            kind=kind,
-            ino=attr.ino,
-            parent_token=self._storage.token(at.parent),
-            parent=at.parent.ino,
-        )
-        self._journal.record(domain.root.ino, entry.deleted_ns, record)
+        was = Was(at.path, at.parent.ino, self._storage.token(at.parent), attr, kind)
+        self._audit.kept(domain.root.ino, entry, was, who)

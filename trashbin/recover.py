@@ -162,8 +162,8 @@ async def _last_hours(domain: Domain, instance: str) -> list[bytes]:
     hours = []
     for name in await names_in(domain.storage, domain.service(layout.JOURNAL)):
         journal = layout.parse_journal(name)
-        if journal is not None and journal[1] == instance:
-            hours.append(journal[0])
+        if journal is not None and journal.instance == instance:
+            hours.append(journal.hour)
     last = max(hours, default=layout.hour_name(time.time_ns()))
     return [layout.hour_plus(last, hours) for hours in range(-_HOURS_BACK, 2)]
 

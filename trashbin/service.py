@@ -25,9 +25,10 @@ from cephfs_ext.core.errors import (
     NotFoundError,
 )
 from cephfs_ext.core.limits import VIEW_RESTORED
-from cephfs_ext.core.ports import Found, Meter, Storage
+from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Ino
 from trashbin import catalog, hold
+from trashbin.audit import Audit, Gone
 from trashbin.catalog import Damaged, Item
 from trashbin.domain import Domain
 from trashbin.domains import Domains
@@ -95,6 +96,7 @@ class TrashService:
         expiry: Expiry,
         put: Put,
         journal: Journal,
+        audit: Audit,
         meter: Meter,
         forget: Forget,
         *,
@@ -107,6 +109,7 @@ class TrashService:
         self._expiry = expiry
         self._put = put
         self._journal = journal
+        self._audit = audit
         self._meter = meter
         self._forget = forget
         self._gap_ns = int(event_gap_s * 1e9)
@@ -119,7 +122,8 @@ class TrashService:
         for domain in await self._domains.all():
             scan = await catalog.scan(domain)
             records = self._journal.waiting(domain.root.ino)
-            records.update(await read_records(domain))
+            hours = {item.entry.hour for item in scan.items}
+            records.update(await read_records(domain, hours=hours))
             items = [
                 item
                 for item in scan.items
@@ -152,7 +156,7 @@ class TrashService:
                 else:
                     above = await parents.path(entry.parent)
                     path = None if above is None else prefix + below(above, entry.name)
-                result.append(Listed(domain, tree, path, record))
+                result.append(Listed(domain, tree, path, record, _events(tree, records)))
         return result
 
     async def find(self, caller: Caller, entry_id: str) -> Listed:
@@ -229,6 +233,7 @@ class TrashService:
                 return Answer(listed, label, path, Outcome.WOULD_RESTORE, "")
             listed, done = await self._bring_back(listed, Target(target.parent, name))
             self._forget(target.parent.ino, name, done.inos)
+            self._audit.restored(listed.domain.root.ino, self._gone(listed), caller.cred.uid, path)
             return _restored(listed, label, path, done)
         except BaseException:
             await place.take_back()
@@ -279,14 +284,29 @@ class TrashService:
         found = await self._storage.find(parent, token)
         try:
             listed, done = await self._bring_back(listed, Target(found.node, name))
+            path = below(await self._path_of(found.node), name)
         finally:
             self._storage.forget(found.node)
         self._forget(parent, name, done.inos)
+        self._audit.restored(listed.domain.root.ino, self._gone(listed), caller.cred.uid, path)
         answer = _restored(listed, entry_id, name, done)
         self._count(answer)
         if done.failures:
             _log.warning("restore of %s: %s", entry_id, answer.message)
             raise FSError(errno.EIO, answer.message)
+
+    async def _path_of(self, directory: Node) -> bytes:
+        """Return where a directory is now; nothing if it is gone."""
+        try:
+            return await self._storage.path(directory)
+        except FSError:
+            return b""
+
+    def _gone(self, listed: Listed) -> Gone:
+        """Return what the audit says of a tree that has left the trash."""
+        prefix = self._domains.path_of(listed.domain)
+        path = (listed.path or b"").removeprefix(prefix)
+        return Gone(listed.tree.top.entry.id, listed.tree.start_ns, path)
 
     async def _settle(
         self,
@@ -370,7 +390,7 @@ class TrashService:
         """Return who holds a tree; None if nobody does, or nothing says who."""
         return await hold.read_note(listed.domain, listed.tree.top) if listed.is_held else None
 
-    async def purge(self, listed: Sequence[Listed]) -> Removed:
+    async def purge(self, caller: Caller, listed: Sequence[Listed]) -> Removed:
         """Remove trees for good, at once; all are claimed before the first is removed.
 
         Else one that went first would be kept for the tombstone of one that goes next.
@@ -379,7 +399,11 @@ class TrashService:
         for one in listed:
             items[one.domain.root.ino] += [tree.top for tree, _ in one.tree.walk()]
         domains = {one.domain.root.ino: one.domain for one in listed}
-        removed = [await self._expiry.purge(domains[root], items[root]) for root in domains]
+        try:
+            removed = [await self._expiry.purge(domains[root], items[root]) for root in domains]
+        finally:  # some may be gone also if it fails; of what still lies there this says nothing
+            for one in listed:
+                self._audit.purged(one.domain.root.ino, self._gone(one), caller.cred.uid)
         return total(removed)
 
     def expires_s(self, listed: Listed) -> float | None:
@@ -398,12 +422,18 @@ def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:
     return time.time_ns() - item.entry.deleted_ns > _SETTLED_NS
 
 
+def _events(tree: Tree, records: Mapping[str, Record]) -> frozenset[str]:
+    """Return the delete events that a tree has parts of: more than one if the delete paused."""
+    found = (records.get(part.top.entry.id) for part, _ in tree.walk())
+    return frozenset(record.event for record in found if record is not None and record.event)
+
+
 def _part_of(listed: Listed, tree: Tree, path: tuple[bytes, ...]) -> Listed:
     """Return a part of a tree as a tree of its own."""
     if not path:
         return listed
     whole = None if listed.path is None else b"/".join((listed.path, *path))
-    return Listed(listed.domain, tree, whole, None)
+    return Listed(listed.domain, tree, whole, None, listed.events)
 
 
 def matching(contents: Contents, path: bytes) -> list[Listed]:
@@ -428,6 +458,7 @@ def filtered(
     since_ns: int | None = None,
     deleter_uid: int | None = None,
     glob: str | None = None,
+    event: str | None = None,
 ) -> list[Listed]:
     """Return the trees that fit."""
 
@@ -439,6 +470,7 @@ def filtered(
             and (since_ns is None or entry.deleted_ns >= since_ns)
             and (deleter_uid is None or entry.deleter_uid == deleter_uid)
             and (glob is None or fnmatch.fnmatch(entry.name, glob.encode()))
+            and (event is None or event in listed.events)
         )
 
     return [listed for listed in contents.trees if fits(listed)]

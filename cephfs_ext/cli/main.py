@@ -21,6 +21,7 @@ _COMMANDS = {
     "umount": ("cephfs_ext.cli.mount", "Unmount a gateway."),
     "status": ("cephfs_ext.cli.status", "Say what runs."),
     "config": ("cephfs_ext.cli.config", "Check and show the configuration."),
+    "audit": ("cephfs_ext.cli.audit", "Say who deleted what, and what has become of it."),
     "trash": ("cephfs_ext.cli.trash", "List, restore and purge what was deleted."),
     "rm": ("cephfs_ext.cli.rm", "Delete trees of any size, each by one rename."),
     "completion": ("cephfs_ext.cli.completion", "Print the script for tab completion."),

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from cephfs_ext.core.config import load_config
+from cephfs_ext.core.config import load_config, parse_duration
+from cephfs_ext.core.errors import ExitCode, UserError
 
 
 class _Path(click.Path):
@@ -46,6 +47,20 @@ def config_options(command: F) -> F:
         return command(loaded=load_config(file, options=flags), **arguments)
 
     return with_config  # type: ignore[return-value]
+
+
+def seconds(duration: str | None) -> float | None:
+    """Return how long an option says; None if it isn't given.
+
+    Raises:
+        UserError: it is no duration.
+    """
+    if duration is None:
+        return None
+    try:
+        return parse_duration(duration)
+    except ValueError as exc:
+        raise UserError(str(exc), ExitCode.USAGE) from exc
 
 
 def json_option(command: F) -> F:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection, Sequence
+
 import click
 
 
@@ -30,6 +33,31 @@ def human_duration(seconds: float) -> str:
         if seconds and seconds % length_s == 0:
             return f"{seconds / length_s:g} {unit}"
     return f"{seconds:g} s"
+
+
+def print_rows(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, long: Collection[str]
+) -> None:
+    """Print a table for people; lines with tabs, without headings, for programs.
+
+    Args:
+        rows: cells that are printable.
+        long: headings of what may be folded.
+    """
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in long)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def human_size(size: int | None) -> str:

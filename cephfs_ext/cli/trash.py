@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from cephfs_ext.cli.connect import Connection, connect, relative
-from cephfs_ext.cli.options import PATH, config_options, json_option
-from cephfs_ext.cli.output import human_duration, human_size, print_json, printable
+from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
+from cephfs_ext.cli.output import human_duration, human_size, print_json, print_rows, printable
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import (
     Allowed,
@@ -34,7 +34,7 @@ from cephfs_ext.control.service import (
     TrashListing,
     TrashQuery,
 )
-from cephfs_ext.core.config import Loaded, parse_duration
+from cephfs_ext.core.config import Loaded
 from cephfs_ext.core.errors import ExitCode, UserError
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -60,19 +60,11 @@ def trash() -> None:
     """List, restore, hold and purge what was deleted."""
 
 
-def _duration(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise UserError(str(exc), ExitCode.USAGE) from exc
-
-
 _FILTERS = (
     click.option("--since", metavar="DURATION", help="Only what was deleted in the last 2d, 3h, …"),
     click.option("--deleted-by", type=int, metavar="UID", help="Only what this user deleted."),
     click.option("--match", "glob", metavar="GLOB", help="Only names that fit."),
+    click.option("--event", metavar="EVENT", help="Only what this delete event took away."),
     click.option("--limit", type=int, metavar="N", help="The newest N only."),
 )
 
@@ -88,15 +80,17 @@ def _query(
     since: str | None,
     deleted_by: int | None,
     glob: str | None,
+    event: str | None,
     limit: int | None,
 ) -> TrashQuery:
     """Return what filters ask for; `below` is base64 already."""
-    since_s = _duration(since)
+    since_s = seconds(since)
     return TrashQuery(
         below=below,
         since_ns=None if since_s is None else time.time_ns() - int(since_s * 1e9),
         deleter_uid=deleted_by,
         glob=glob,
+        event=event,
         limit=limit,
     )
 
@@ -105,6 +99,7 @@ def _query(
 @click.argument("path", required=False, type=PATH)
 @_filter_options
 @click.option("--held", is_flag=True, help="Only what somebody holds.")
+@click.option("--events", is_flag=True, help="One line a delete event.")
 @json_option
 @config_options
 def ls(
@@ -112,21 +107,33 @@ def ls(
     since: str | None,
     deleted_by: int | None,
     glob: str | None,
+    event: str | None,
     limit: int | None,
     held: bool,
+    events: bool,
     as_json: bool,
     loaded: Loaded,
 ) -> None:
-    """List what was deleted (below PATH), one line a tree, newest first."""
+    """List what was deleted (below PATH), one line a tree, newest first.
+
+    On a terminal, trees of one delete event stand together, under a line that says its id.
+    """
     connection = connect(loaded.config, path)
     below = None if path is None else relative(connection, path)
-    query = _query(below, since, deleted_by, glob, limit)
+    query = _query(below, since, deleted_by, glob, event, limit)
     query = msgspec.structs.replace(query, held=held)
     listing = connection.client.post("/v1/trash/list", query, TrashListing)
     if as_json:
         print_json(listing)
         return
-    _print_items(listing.items)
+    if events:
+        print_rows(
+            _EVENT_HEADINGS, [_event_cells(group) for group in _events(listing.items)], long=_LONG
+        )
+    elif sys.stdout.isatty():
+        print_rows(_HEADINGS, _grouped(listing.items), long=_LONG)
+    else:
+        _print_items(listing.items)
     if listing.more:
         click.echo(f"{listing.more} more", err=True)
     for damaged in listing.damaged:
@@ -134,28 +141,62 @@ def ls(
         click.echo(printable(line), err=True)
 
 
-def _print_items(items: Sequence[TrashItem]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+_HEADINGS = ("ID", "DELETED", "BY", "KIND", "ENTRIES", "SIZE", "PATH")
+_EVENT_HEADINGS = ("EVENT", "DELETED", "BY", "TREES", "ENTRIES", "SIZE", "COMMAND")
+_LONG = ("PATH", "COMMAND")
 
-    if not sys.stdout.isatty():
-        for item in items:
-            click.echo("\t".join(_cells(item)))
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("ID", "DELETED", "BY", "KIND", "ENTRIES", "SIZE", "PATH"):
-        table.add_column(heading, no_wrap=heading != "PATH")
+
+def _print_items(items: Sequence[TrashItem]) -> None:
+    print_rows(_HEADINGS, [_cells(item) for item in items], long=_LONG)
+
+
+def _events(items: Sequence[TrashItem]) -> list[list[TrashItem]]:
+    """Gather trees by the events that took them away, in the order of the newest of each."""
+    events: dict[str, list[TrashItem]] = {}
     for item in items:
-        table.add_row(*(Text(cell) for cell in _cells(item)))
-    Console().print(table)
+        events.setdefault(item.event or item.id, []).append(item)
+    return list(events.values())
+
+
+def _grouped(items: Sequence[TrashItem]) -> list[tuple[str, ...]]:
+    """Return lines of trees; several of one event stand below a line of the event."""
+    rows: list[tuple[str, ...]] = []
+    for group in _events(items):
+        if len(group) == 1:
+            rows.append(_cells(group[0]))
+            continue
+        event_id, when, by, trees, entries, size, command = _event_cells(group)
+        rows.append((event_id, when, by, "event", entries, size, f"{trees} trees: {command}"))
+        for item in group:
+            *cells, path = _cells(item)
+            rows.append((*cells, f"  {path}"))
+    return rows
+
+
+def _event_cells(trees: Sequence[TrashItem]) -> tuple[str, ...]:
+    """Return a line of an event, given what it took away, newest first."""
+    newest = trees[0]
+    entries = [item.entries for item in trees if item.entries is not None]
+    sizes = [item.size_bytes for item in trees if item.size_bytes is not None]
+    return (
+        newest.event or newest.id,
+        _local(newest.deleted_ns),
+        str(newest.deleter_uid),
+        str(len(trees)),
+        str(sum(entries)) if len(entries) == len(trees) else "?",
+        human_size(sum(sizes) if len(sizes) == len(trees) else None),
+        printable(newest.command or "?"),
+    )
+
+
+def _local(time_ns: int) -> str:
+    return datetime.datetime.fromtimestamp(time_ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _cells(item: TrashItem) -> tuple[str, ...]:
-    when = datetime.datetime.fromtimestamp(item.deleted_ns / 1e9).astimezone()
     return (
         item.id,
-        when.strftime("%Y-%m-%d %H:%M:%S"),
+        _local(item.deleted_ns),
         str(item.deleter_uid),
         item.kind + (" (held)" if item.held else ""),
         "?" if item.entries is None else str(item.entries),
@@ -170,11 +211,36 @@ def _cells(item: TrashItem) -> tuple[str, ...]:
 @json_option
 @config_options
 def show(entry_id: str, path: str | None, as_json: bool, loaded: Loaded) -> None:
-    """Show what was deleted under ID, and what is in it."""
-    detail = connect(loaded.config, path).client.get(f"/v1/trash/{entry_id}", TrashDetail)
+    """Show what was deleted under ID, and what is in it; of an event, its trees."""
+    client = connect(loaded.config, path).client
+    try:
+        detail = client.get(f"/v1/trash/{entry_id}", TrashDetail)
+    except UserError as exc:
+        if exc.exit_code != ExitCode.NOT_FOUND or not _show_event(client, entry_id, as_json):
+            raise
+        return
     if as_json:
         print_json(detail)
-        return
+    else:
+        _print_detail(detail)
+
+
+def _show_event(client: Client, event: str, as_json: bool) -> bool:
+    """Show the trees that an event took away; False if there are none."""
+    listing = client.post("/v1/trash/list", TrashQuery(event=event), TrashListing)
+    if not listing.items:
+        return False
+    if as_json:
+        print_json(listing)
+        return True
+    cells = _event_cells(listing.items)
+    for heading, cell in zip(_EVENT_HEADINGS, cells, strict=True):
+        click.echo(f"{heading.lower():<10}{cell}")
+    _print_items(listing.items)
+    return True
+
+
+def _print_detail(detail: TrashDetail) -> None:
     item = detail.item
     rows = [
         ("id", item.id),
@@ -182,6 +248,7 @@ def show(entry_id: str, path: str | None, as_json: bool, loaded: Loaded) -> None
         ("kind", item.kind),
         ("deleted", f"{item.deleted_at} by uid {item.deleter_uid}"),
         ("command", printable(item.command or "?")),
+        ("event", printable(item.event or "?")),
         ("owner", str(item.owner_uid)),
         ("mode", f"{detail.mode & 0o7777:04o}"),
         ("size", human_size(item.size_bytes)),
@@ -223,6 +290,7 @@ def restore(
     since: str | None,
     deleted_by: int | None,
     glob: str | None,
+    event: str | None,
     limit: int | None,
     to: str | None,
     on_conflict: str,
@@ -232,11 +300,12 @@ def restore(
     loaded: Loaded,
 ) -> int:
     """Bring back what was deleted: by ID, by the PATH it had, --last, or all that fits."""
-    filters = (below, since, deleted_by, glob)
+    filters = (below, since, deleted_by, glob, event)
     by_filters = any(one is not None for one in filters)
     if not what and not last and not by_filters:
         raise UserError(
-            "name an ID or a PATH, or use --last, --below, --since, --deleted-by or --match",
+            "name an ID or a PATH, or use --last, --event, --below, --since, --deleted-by or "
+            "--match",
             ExitCode.USAGE,
         )
     if by_filters and (what or last):
@@ -249,7 +318,7 @@ def restore(
         ids=ids,
         paths=[relative(connection, word) for word in paths],
         last=last,
-        query=_query(inside, since, deleted_by, glob, limit) if by_filters else None,
+        query=_query(inside, since, deleted_by, glob, event, limit) if by_filters else None,
         to=None if to is None else _directory(connection, to),
         on_conflict=on_conflict,  # type: ignore[arg-type]
         dry_run=dry_run,
@@ -295,7 +364,7 @@ def _fate(answer: Explanation) -> str:
 @config_options
 def allow(uid: int, duration: str, path: str | None, as_json: bool, loaded: Loaded) -> None:
     """Let UID delete what isn't theirs without trash.foreign_deletes_per_minute, for a while."""
-    duration_s = _duration(duration)
+    duration_s = seconds(duration)
     assert duration_s is not None
     request = AllowRequest(uid, duration_s)
     answer = connect(loaded.config, path).client.post("/v1/trash/allow", request, Allowed)
@@ -349,7 +418,7 @@ def purge(
     loaded: Loaded,
 ) -> int:
     """Remove for good what was deleted; it can't be restored afterwards."""
-    age_s = _duration(older_than)
+    age_s = seconds(older_than)
     if not ids and age_s is None and not everything:
         raise UserError("name an ID, or use --older-than or --all", ExitCode.USAGE)
     client = connect(loaded.config, path).client

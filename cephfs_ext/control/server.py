@@ -37,6 +37,7 @@ from starlette.routing import Route
 from cephfs_ext.control.peers import Peer, Peers
 from cephfs_ext.control.service import (
     AllowRequest,
+    AuditQuery,
     Caller,
     Check,
     ErrorBody,
@@ -236,6 +237,14 @@ def _service_routes(service: Service) -> list[Route]:
         wanted = await _wanted(request, HoldRequest)
         return _reply(await service.trash_release(_caller(request), wanted))
 
+    async def audit(request: Request) -> Response:
+        query = await _wanted(request, AuditQuery)
+        return _reply(await service.audit(_caller(request), query))
+
+    async def audit_events(request: Request) -> Response:
+        query = await _wanted(request, AuditQuery)
+        return _reply(await service.audit_events(_caller(request), query))
+
     async def stop(request: Request) -> Response:
         if not _caller(request).everything:
             raise DeniedError(what="only the operators' socket may stop the mount")
@@ -252,6 +261,8 @@ def _service_routes(service: Service) -> list[Route]:
         Route("/v1/trash/hold", _guarded(hold), methods=["POST"]),
         Route("/v1/trash/release", _guarded(release), methods=["POST"]),
         Route("/v1/trash/{id}", _guarded(show)),
+        Route("/v1/audit", _guarded(audit), methods=["POST"]),
+        Route("/v1/audit/events", _guarded(audit_events), methods=["POST"]),
         Route("/v1/stop", _guarded(stop), methods=["POST"]),
     ]
 

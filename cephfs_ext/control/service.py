@@ -105,6 +105,8 @@ class TrashQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: int | None = None
     held: bool = False
     """Only what somebody holds."""
+    event: str | None = None
+    """Delete event that took it away, or a part of it."""
 
 
 class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,8 @@ class TrashItem(msgspec.Struct, frozen=True, kw_only=True):
     held_by: HeldBy | None = None
     pid: int | None = None
     command: str | None = None
+    event: str | None = None
+    """Delete event that took away its top."""
 
 
 class DamagedItem(msgspec.Struct, frozen=True):
@@ -288,6 +292,102 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
     until: str
 
 
+class AuditQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which deletes to tell of, the newest first."""
+
+    path: str | None = None
+    """Path, base64: of it, of what was below it, and of trees that held it."""
+    since_ns: int | None = None
+    uid: int | None = None
+    """Who deleted."""
+    event: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1)] = 100
+    """How many at most; the daemon has a limit of its own."""
+
+
+class AuditItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One delete, and what has become of it."""
+
+    id: str
+    event: str | None
+    path: str
+    path_raw: str | None = None
+    kind: str
+    deleted_at: str
+    deleted_ns: int
+    uid: int
+    gid: int
+    pid: int | None
+    """Null where the process is hidden from the gateway."""
+    command: str | None
+    host: str | None
+    """Of the gateway, and of the process."""
+    pod: str | None
+    container: str | None
+    owner_uid: int | None
+    size_bytes: int | None
+    became: str
+    """`in_trash`, `restored`, `purged`, `expired`, `outdated`, `not_kept` or `unknown`."""
+    expires_at: str | None = None
+    """When what is in the trash begins to leave it; null if it is held."""
+    why: str | None = None
+    """Why it was not kept."""
+    rule: str | None = None
+    """Which rule says so."""
+    became_at: str | None = None
+    """When it was restored, purged, or expired."""
+    became_by: int | None = None
+    """Uid of who restored or purged it."""
+    became_on: str | None = None
+    """Host of the gateway that did it."""
+    target: str | None = None
+    """Where it was restored to, with the tree that it was in."""
+    target_raw: str | None = None
+
+
+class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Who deleted what."""
+
+    schema_version: int = SCHEMA_VERSION
+    items: list[AuditItem]
+    more: bool = False
+    """True if there may be older ones, which were left out."""
+
+
+class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One delete event: what of it fits what was asked for."""
+
+    event: str
+    first_at: str
+    last_at: str
+    uid: int
+    gid: int
+    pid: int | None
+    command: str | None
+    """At the end of the event."""
+    host: str | None
+    pod: str | None
+    container: str | None
+    names: int
+    """How many were deleted, or truncated."""
+    size_bytes: int
+    """Of the files."""
+    not_kept: int
+    """How many of the names were not kept."""
+    path: str
+    """What went last: of an `rm -r`, its top."""
+    path_raw: str | None = None
+
+
+class AuditEventReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Delete events."""
+
+    schema_version: int = SCHEMA_VERSION
+    events: list[AuditEvent]
+    more: bool = False
+    """True if there may be older ones, which were left out."""
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """Why a request failed."""
 
@@ -344,6 +444,14 @@ class Service(Protocol):
 
     async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
         """Let trees expire as they would have."""
+        ...
+
+    async def audit(self, caller: Caller, query: AuditQuery) -> AuditReport:
+        """Say who deleted what, as far as the caller may know of it."""
+        ...
+
+    async def audit_events(self, caller: Caller, query: AuditQuery) -> AuditEventReport:
+        """Say in which delete events, and how much each took away."""
         ...
 
     def stop(self) -> None:

@@ -95,6 +95,7 @@ class TrashConfig:
     retention_s: float = 7 * 86400.0
     shards: int = _between(4, 1, 256)
     expire_interval_s: float = _between(300.0, 1, _LONGEST_S)
+    audit_s: float = 90 * 86400.0
     event_gap_s: float = 10.0
     truncated_min_bytes: int = 4096
     foreign_deletes_per_minute: int = _between(0, 0, _MOST)

@@ -21,6 +21,19 @@ NODES_TAKEN_BACK = 1_024
 JOURNAL_QUEUE = 10_000
 """Delete records waiting for the journal; more are dropped and counted."""
 
+AUDIT_QUEUE = JOURNAL_QUEUE // 2
+"""From how many on those are dropped that say nothing of what is in the trash: what was not kept,
+and what became of what was. They never take the place of a path that a restore needs."""
+
+JOURNAL_BYTES = 256 * 1024 * 1024
+"""Size of one journal; an hour in which more is written has several."""
+
+DELETE_EVENTS = 4_096
+"""Delete events that may go on at the same time; the one that rested longest is over then."""
+
+AUDIT_ROWS = 10_000
+"""Records that one question to the audit is answered with at most, some 2 KiB each."""
+
 INVALIDATION_QUEUE = 100_000
 """Kernel invalidations waiting to be sent; more are dropped and counted (timeouts end them)."""
 

@@ -14,6 +14,11 @@ import psutil
 from cephfs_ext.control.service import (
     Allowed,
     AllowRequest,
+    AuditEvent,
+    AuditEventReport,
+    AuditItem,
+    AuditQuery,
+    AuditReport,
     Caller,
     Check,
     DamagedItem,
@@ -43,12 +48,15 @@ from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
+from trashbin.fates import Became
 from trashbin.hold import REASON_LIMIT, Moved, Note
 from trashbin.layout import parse_id
 from trashbin.pressure import Pressure, Survey
+from trashbin.questions import Question
 from trashbin.restore import Outcome
 from trashbin.service import Answer, Conflict, Contents, Listed, TrashService
 from trashbin.totals import totals
+from trashbin.trail import Deed, Event, Trail
 
 _CHILDREN_SHOWN = 1000
 
@@ -60,6 +68,7 @@ class Answers:
         self,
         service: TrashService,
         pressure: Pressure,
+        trail: Trail,
         filesystem: FileSystem,
         explanations: Explanations,
         brake: Brake,
@@ -72,6 +81,7 @@ class Answers:
     ) -> None:
         self._trash = service
         self._pressure = pressure
+        self._trail = trail
         self._fs = filesystem
         self._explanations = explanations
         self._brake = brake
@@ -215,7 +225,7 @@ class Answers:
                 failures=0,
                 held=held,
             )
-        removed = await self._trash.purge(trees)
+        removed = await self._trash.purge(who, trees)
         return PurgeReport(
             dry_run=False,
             trees=items,
@@ -307,6 +317,16 @@ class Answers:
             )
         return HoldReport(items=items)
 
+    async def audit(self, caller: Caller, query: AuditQuery) -> AuditReport:
+        """Say who deleted what, as far as the caller may know of it."""
+        found = await self._trail.ask(self._who(caller), _question(query))
+        return AuditReport(items=[_audit_item(deed) for deed in found.deeds], more=found.more)
+
+    async def audit_events(self, caller: Caller, query: AuditQuery) -> AuditEventReport:
+        """Say in which delete events, and how much each took away."""
+        found = await self._trail.events(self._who(caller), _question(query))
+        return AuditEventReport(events=[_audit_event(e) for e in found.events], more=found.more)
+
     async def _item(self, listed: Listed) -> TrashItem:
         top, record = listed.tree.top, listed.record
         count = await totals(listed.domain, listed.tree)
@@ -329,6 +349,7 @@ class Answers:
             held_by=None if note is None else _held_by(note),
             pid=None if record is None else record.pid,
             command=None if record is None else record.command,
+            event=None if record is None else record.event or None,
         )
 
 
@@ -382,6 +403,7 @@ def _fitting(contents: Contents, query: TrashQuery) -> list[Listed]:
         since_ns=query.since_ns,
         deleter_uid=query.deleter_uid,
         glob=query.glob,
+        event=query.event,
     )
     return [listed for listed in fitting if listed.is_held] if query.held else fitting
 
@@ -404,6 +426,78 @@ def _restored_item(answer: Answer) -> RestoredItem:
         outcome=answer.outcome.value,
         message=answer.message,
     )
+
+
+def _question(query: AuditQuery) -> Question:
+    return Question(
+        path=b"" if query.path is None else _decode(query.path),
+        since_ns=query.since_ns or 0,
+        uid=query.uid,
+        event=query.event or "",
+        limit=query.limit,
+    )
+
+
+def _audit_event(event: Event) -> AuditEvent:
+    newest, path = event.newest, to_text(event.path)
+    return AuditEvent(
+        event=newest.event,
+        first_at=_rfc3339(event.first_ns / 1e9),
+        last_at=_rfc3339(event.last_ns / 1e9),
+        uid=newest.uid,
+        gid=newest.gid,
+        pid=newest.pid or None,
+        command=newest.command or None,
+        host=newest.host or None,
+        pod=newest.pod or None,
+        container=newest.container or None,
+        names=event.names,
+        size_bytes=event.size,
+        not_kept=event.not_kept,
+        path=path.text,
+        path_raw=path.raw,
+    )
+
+
+def _audit_item(deed: Deed) -> AuditItem:
+    record, fate = deed.record, deed.fate
+    path = to_text(deed.path)
+    by_somebody = deed.became in (Became.RESTORED, Became.PURGED)
+    target = to_text(fate.to) if fate is not None and fate.to else None
+    deleted_ns = _deleted_ns(record.id)
+    return AuditItem(
+        id=record.id,
+        event=record.event or None,
+        path=path.text,
+        path_raw=path.raw,
+        kind=record.kind,
+        deleted_at=_rfc3339(deleted_ns / 1e9),
+        deleted_ns=deleted_ns,
+        uid=record.uid,
+        gid=record.gid,
+        pid=record.pid or None,
+        command=record.command or None,
+        host=record.host or None,
+        pod=record.pod or None,
+        container=record.container or None,
+        owner_uid=record.owner,
+        size_bytes=record.size,
+        became=deed.became.value,
+        expires_at=None if deed.expires_s is None else _rfc3339(deed.expires_s),
+        why=record.why or None,
+        rule=record.rule or None,
+        became_at=None if fate is None else _rfc3339(fate.at_ns / 1e9),
+        became_by=fate.uid if fate is not None and by_somebody else None,
+        became_on=None if fate is None else fate.host or None,
+        target=None if target is None else target.text,
+        target_raw=None if target is None else target.raw,
+    )
+
+
+def _deleted_ns(entry_id: str) -> int:
+    parsed = parse_id(entry_id)
+    assert parsed is not None, "a record has an id"
+    return parsed[0]
 
 
 def _rfc3339(time_s: float) -> str:

@@ -230,6 +230,10 @@ def _start_loops(
     async def discard() -> None:
         await repeat("discard", gateway.discard.once, meter, interval_s=0)
 
+    async def drop_journals() -> None:
+        interval_s = config.trash.expire_interval_s
+        await repeat("expiry", gateway.expiry.once_disabled, meter, interval_s=interval_s)
+
     nursery.start_soon(gateway.health.run)
     nursery.start_soon(invalidate)
     if config.trash.enabled and not config.mount.read_only:
@@ -237,6 +241,9 @@ def _start_loops(
         nursery.start_soon(recover_then_expire)
         nursery.start_soon(relieve)
         nursery.start_soon(discard)
+    elif config.trash.audit_s > 0 and not config.mount.read_only:
+        nursery.start_soon(write_journal)
+        nursery.start_soon(drop_journals)
 
 
 async def _stop_on_signal(stopping: trio.Event) -> None:

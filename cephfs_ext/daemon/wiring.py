@@ -40,9 +40,11 @@ from cephfs_ext.vfs.nodes import NodeTable
 from cephfs_ext.vfs.requests import Requests
 from cephfs_ext.vfs.truncations import Truncations
 from cephfs_ext.vfs.view import View
+from trashbin.audit import Audit
 from trashbin.discard import Discard
 from trashbin.domain import TrashUnusableError, unusable
 from trashbin.domains import Domains
+from trashbin.event_ids import EventIds
 from trashbin.expire import Expiry, Removed
 from trashbin.journal import Journal
 from trashbin.picture import Pictures
@@ -52,6 +54,7 @@ from trashbin.put import Put
 from trashbin.restore import Restore
 from trashbin.service import TrashService
 from trashbin.spare import Spare
+from trashbin.trail import Trail
 
 
 def version() -> str:
@@ -199,7 +202,8 @@ def build(
     clock = MonotonicNs()
     journal = Journal(domains[1], background, identity.instance, meter)
     nodes = NodeTable(users)
-    put = Put(users, journal, meter, instance=identity.instance, clock=clock)
+    audit = _audit(config, journal, users.root.ino, meter, identity, clock)
+    put = Put(users, audit, meter, instance=identity.instance, clock=clock)
     marks = Marks(users, nodes)
     brake = Brake(meter, per_minute=config.trash.foreign_deletes_per_minute)
     deletes = Deletes(
@@ -207,6 +211,7 @@ def build(
         nodes,
         domains[0],
         put,
+        audit,
         marks,
         brake,
         meter,
@@ -222,11 +227,10 @@ def build(
         files,
         requests,
         deletes,
-        meter,
         min_bytes=config.trash.truncated_min_bytes,
     )
     invalidations = Invalidations(meter)
-    expiry = _expiry(config, domains[1], background, meter, identity, clock)
+    expiry = _expiry(config, domains[1], background, meter, audit, identity, clock)
     pressure = Pressure(
         domains[1],
         expiry,
@@ -249,8 +253,9 @@ def build(
         domains[1],
         Restore(background, instance=identity.instance, clock=clock),
         expiry,
-        Put(background, journal, meter, instance=identity.instance, clock=clock),
+        Put(background, audit, meter, instance=identity.instance, clock=clock),
         journal,
+        audit,
         meter,
         forget,
         event_gap_s=config.trash.event_gap_s,
@@ -276,7 +281,7 @@ def build(
         truncations,
         marks,
         view,
-        Discards(users, nodes, deletes, discard, meter),
+        Discards(users, nodes, deletes, discard),
         meter,
         invalidations.entry,
         second=background if background.kind == "ceph" else None,
@@ -292,6 +297,7 @@ def build(
     answers = Answers(
         service,
         pressure,
+        Trail(domains[1], journal, expiry),
         filesystem,
         Explanations(users, nodes, deletes, marks),
         brake,
@@ -330,11 +336,32 @@ def _rules(config: Config) -> tuple[PolicyRule, ...]:
     return (*config.trash.policy, *(DEFAULT_RULES if config.trash.default_policy else ()))
 
 
+def _audit(
+    config: Config,
+    journal: Journal,
+    root: Ino,
+    meter: PrometheusMeter,
+    identity: Identity,
+    clock: MonotonicNs,
+) -> Audit:
+    gap_s, instance = config.trash.event_gap_s, identity.instance
+    return Audit(
+        journal,
+        EventIds(meter, instance=instance, clock=clock, gap_s=gap_s),
+        root=root,
+        host=os.uname().nodename,
+        instance=instance,
+        clock=clock,
+        wanted=config.trash.audit_s > 0 and not config.mount.read_only,
+    )
+
+
 def _expiry(
     config: Config,
     domains: Domains,
     storage: Storage,
     meter: PrometheusMeter,
+    audit: Audit,
     identity: Identity,
     clock: MonotonicNs,
 ) -> Expiry:
@@ -345,7 +372,9 @@ def _expiry(
         domains,
         remove,
         meter,
+        audit,
         retention_s=config.trash.retention_s,
+        audit_s=config.trash.audit_s,
         instance=identity.instance,
         clock=clock,
     )

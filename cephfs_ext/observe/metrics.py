@@ -178,8 +178,22 @@ TABLE = (
         "Entries that could not be removed for good.",
         _one("errno", ERRNOS),
     ),
-    Metric("counter", "journal_records_total", "Delete records written."),
-    Metric("counter", "journal_dropped_total", "Delete records lost; the data is not."),
+    Metric("counter", "journal_records_total", "Lines written into journals."),
+    Metric(
+        "counter",
+        "journal_dropped_total",
+        "Records lost of what is in the trash; the data is not.",
+    ),
+    Metric(
+        "counter",
+        "audit_dropped_total",
+        "Records lost of what was not kept, and of what became of what was.",
+    ),
+    Metric(
+        "counter",
+        "event_limit_reached_total",
+        "Times that there were too many delete events at once, so that one ended early.",
+    ),
     Metric(
         "counter",
         "invalidations_total",

@@ -30,6 +30,7 @@ from cephfs_ext.core.types import Attr, Credentials, Ino
 from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
+from trashbin.audit import Audit, Bypass, Was, kind_of
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
@@ -46,6 +47,8 @@ _TELL_FULL_S = 60.0
 _Act = Callable[[], Awaitable[None]]
 
 _NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
+
+_UNKNOWN = Ino(0)
 
 _ATTEMPTS = 3
 """How often a delete starts anew because another client changed the name meanwhile."""
@@ -69,6 +72,11 @@ class Verdict(NamedTuple):
     term: Term = USUAL
     """How long it is kept."""
 
+    @property
+    def removal(self) -> Bypass:
+        """What to record of it if it is really removed."""
+        return Bypass(self.bypass, self.rule if self.bypass == "policy" else "")
+
 
 class _RacedError(Exception):
     """Another client changed the name between our look and our step: look again."""
@@ -83,6 +91,7 @@ class Deletes:
         nodes: NodeTable,
         domains: Domains,
         put: Put,
+        audit: Audit,
         marks: Marks,
         brake: Brake,
         meter: Meter,
@@ -102,6 +111,7 @@ class Deletes:
         self._nodes = nodes
         self._domains = domains
         self.put = put
+        self._audit = audit
         self._meter = meter
         self.enabled = enabled
 
@@ -126,14 +136,14 @@ class Deletes:
             if victim.attr.is_dir:
                 raise FSError(errno.EISDIR)
             await self.check_allowed(parent, victim, who.cred)
-            verdict = await self.verdict(parent, name, victim)
-            if verdict.bypass:
-                await self._storage.unlink(above, name, who.cred)
-                return
-            await self._unless_full(
+            verdict = await self.explain(parent, name, victim)
+            bypass = await self._carry_out(
+                verdict,
                 lambda: self._trash_file(parent, name, victim, who, verdict.term),
                 lambda: self._storage.unlink(above, name, who.cred),
             )
+            if bypass is not None:
+                self.bypassed(parent, name, victim.attr, who, bypass, kind_of(victim.attr))
         finally:
             self._storage.forget(victim.node)
 
@@ -166,14 +176,14 @@ class Deletes:
             if not victim.attr.is_dir:
                 raise FSError(errno.ENOTDIR)
             await self.check_allowed(parent, victim, who.cred)
-            verdict = await self.verdict(parent, name, victim)
-            if verdict.bypass:
-                await self._storage.rmdir(above, name, who.cred)
-            else:
-                await self._unless_full(
-                    lambda: self._trash_dir(parent, name, victim, who, verdict.term),
-                    lambda: self._storage.rmdir(above, name, who.cred),
-                )
+            verdict = await self.explain(parent, name, victim)
+            bypass = await self._carry_out(
+                verdict,
+                lambda: self._trash_dir(parent, name, victim, who, verdict.term),
+                lambda: self._storage.rmdir(above, name, who.cred),
+            )
+            if bypass is not None:
+                self.bypassed(parent, name, victim.attr, who, bypass, "dir")
             self._nodes.gone(parent, name)
             self._nodes.dead(victim.attr.ino)
         finally:
@@ -188,21 +198,32 @@ class Deletes:
         await self.in_domain(parent, name, step, term)
         self._nodes.hide_link(victim.attr.ino)
 
-    async def _unless_full(self, keep: _Act, remove: _Act) -> None:
-        """Keep something; where there is no room, and the operator wants it so, remove it.
+    async def _carry_out(self, verdict: Verdict, keep: _Act, remove: _Act) -> Bypass | None:
+        """Keep something, if that is the verdict, or remove it really.
+
+        Where there is no room, and the operator wants it so, it is removed as well.
+
+        Returns:
+            Why it was removed; None if it was kept.
 
         Raises:
             FSError: what `keep` raised, or `remove`; nothing has changed.
         """
+        if verdict.bypass:
+            await remove()
+            return verdict.removal
         try:
             await keep()
-            return
+            return None
         except FullError as exc:
             if not self._deletes_when_full:
                 raise
             why = str(exc)
         await remove()
-        self._meter.count("trash_bypasses_total", reason="full")
+        self._tell_full(why)
+        return Bypass("full")
+
+    def _tell_full(self, why: str) -> None:
         if time.monotonic() - self._told_full_s > _TELL_FULL_S:
             self._told_full_s = time.monotonic()
             _log.warning("the trash is full (%s): what is deleted now is gone", why)
@@ -267,17 +288,18 @@ class Deletes:
             FSError: what `rename` raised, or the trash; nothing has changed.
         """
         await self.check_allowed(parent, victim, who.cred)
-        verdict = await self.verdict(parent, name, victim)
-        if verdict.bypass:
-            await rename()
-            return
+        verdict = await self.explain(parent, name, victim)
         put = self.put.replaced_dir if victim.attr.is_dir else self.put.replaced_file
 
         async def step(domain: Domain, at: Place) -> None:
             if await put(domain, at, victim, who, rename):
                 self._nodes.hide_link(victim.attr.ino)
 
-        await self._unless_full(lambda: self.in_domain(parent, name, step, verdict.term), rename)
+        bypass = await self._carry_out(
+            verdict, lambda: self.in_domain(parent, name, step, verdict.term), rename
+        )
+        if bypass is not None:
+            self.bypassed(parent, name, victim.attr, who, bypass, "replaced")
 
     async def check_allowed(
         self, parent: NodeId, victim: Found, cred: Credentials, *, is_tree: bool = False
@@ -336,13 +358,6 @@ class Deletes:
         if await self._marks.protected(parent):
             raise DeniedError(what="a directory above is protected")
 
-    async def verdict(self, parent: NodeId, name: bytes, victim: Found) -> Verdict:
-        """Say what becomes of a victim; if it is really removed, the reason is counted."""
-        verdict = await self.explain(parent, name, victim)
-        if verdict.bypass:
-            self._meter.count("trash_bypasses_total", reason=verdict.bypass)
-        return verdict
-
     async def explain(self, parent: NodeId, name: bytes, victim: Found) -> Verdict:
         """Say what would become of a victim."""
         attr = victim.attr
@@ -358,6 +373,16 @@ class Deletes:
         if self._shadow:
             return Verdict("shadow", "trash.mode is shadow; else it would be kept", rule, term)
         return Verdict("", why, rule, term)
+
+    def bypassed(
+        self, parent: NodeId, name: bytes, victim: Attr, who: Deleter, bypass: Bypass, kind: str
+    ) -> None:
+        """Count and record something that is really removed."""
+        self._meter.count("trash_bypasses_total", reason=bypass.reason)
+        above = self._nodes.path(parent, self._storage.root.ino)
+        path = above + b"/" + name if above else name
+        was = Was(path, _UNKNOWN, b"", victim, kind)
+        self._audit.bypassed(was, who, bypass)
 
     async def _decision(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
         """Ask the policy."""

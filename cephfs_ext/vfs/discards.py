@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cephfs_ext.core.errors import DeniedError
-from cephfs_ext.core.ports import Meter, Storage
+from cephfs_ext.core.ports import Storage
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
+from trashbin.audit import Bypass, kind_of
 from trashbin.discard import Discard
 from trashbin.domain import Domain
 from trashbin.put import Deleter, Place
@@ -15,13 +16,12 @@ class Discards:
     """Carries out deletes without retention."""
 
     def __init__(
-        self, storage: Storage, nodes: NodeTable, deletes: Deletes, discard: Discard, meter: Meter
+        self, storage: Storage, nodes: NodeTable, deletes: Deletes, discard: Discard
     ) -> None:
         self._storage = storage
         self._nodes = nodes
         self._deletes = deletes
         self._discard = discard
-        self._meter = meter
 
     async def name(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove whatever has a name, with all that is below it, by one rename; keep nothing.
@@ -41,7 +41,8 @@ class Discards:
                 await self._discard.name(domain, at)
 
             await self._deletes.in_domain(parent, name, step)
-            self._meter.count("trash_bypasses_total", reason="now")
+            kind = "tree" if victim.attr.is_dir else kind_of(victim.attr)
+            self._deletes.bypassed(parent, name, victim.attr, who, Bypass("now"), kind)
             if victim.attr.is_dir:
                 self._nodes.gone(parent, name)
             if victim.attr.is_dir or victim.attr.nlink == 1:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import os
 
 from cephfs_ext.core.errors import FSError, FullError, NotFoundError
-from cephfs_ext.core.ports import Found, Handle, Meter, Storage
+from cephfs_ext.core.ports import Found, Handle, Storage
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.handles import OpenFile, OpenFiles
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.requests import Requests
+from trashbin.audit import Bypass
 from trashbin.domain import Domain
 from trashbin.put import Deleter, Place
 
@@ -33,7 +34,6 @@ class Truncations:
         files: OpenFiles,
         requests: Requests,
         deletes: Deletes,
-        meter: Meter,
         *,
         min_bytes: int,
     ) -> None:
@@ -42,7 +42,6 @@ class Truncations:
         self._files = files
         self._requests = requests
         self._deletes = deletes
-        self._meter = meter
         self._min_bytes = min_bytes
 
     async def keep(self, node_id: NodeId, who: Deleter, through: OpenFile | None = None) -> bool:
@@ -67,9 +66,14 @@ class Truncations:
         async with self._files.alone(node_id, but=int(through is not None)) as alone:
             reason = await self._refuses(victim, who, through) if alone else "opened"
             if reason:
-                self._meter.count("trash_bypasses_total", reason=reason)
+                self._bypassed(node_id, victim, who, Bypass(reason))
                 return False
             return await self._replace(node_id, victim, who, through)
+
+    def _bypassed(self, node_id: NodeId, victim: Found, who: Deleter, bypass: Bypass) -> None:
+        known = self._nodes[node_id]
+        attr = victim.attr
+        self._deletes.bypassed(known.parent, known.name, attr, who, bypass, "truncated")
 
     async def _refuses(self, victim: Found, who: Deleter, through: OpenFile | None) -> str:
         """Return why a content isn't kept, or nothing if it can be."""
@@ -90,8 +94,9 @@ class Truncations:
     ) -> bool:
         """Put a fresh inode in the place of a file's; tell whether it could be done."""
         known = self._nodes[node_id]
-        verdict = await self._deletes.verdict(known.parent, known.name, victim)
+        verdict = await self._deletes.explain(known.parent, known.name, victim)
         if verdict.bypass:
+            self._bypassed(node_id, victim, who, verdict.removal)
             return False
         made: list[Found] = []
         opened: list[Handle] = []
@@ -113,7 +118,7 @@ class Truncations:
             if not isinstance(exc, NotFoundError | FullError):
                 raise
             reason = "moved" if isinstance(exc, NotFoundError) else "full"
-            self._meter.count("trash_bypasses_total", reason=reason)
+            self._bypassed(node_id, victim, who, Bypass(reason))
             return False
         self._remap(node_id, made[0])
         if through is not None:

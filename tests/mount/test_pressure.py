@@ -282,6 +282,8 @@ class TestFullDisk:
             kept = {item["path"] for item in gateway.trash()}
             assert counted + len(kept) == 3  # the first that goes leaves an inode for the hour
             assert counted >= 1
+            told = gateway.json("audit", str(gateway.path))["items"]  # [audit-2]: from memory
+            assert sum(item["why"] == "full" for item in told) == counted
             assert "what is deleted now is gone" in gateway.log
 
 

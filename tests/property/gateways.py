@@ -25,8 +25,10 @@ from cephfs_ext.core.types import GATEWAY, Credentials, DirEntry, Ino
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.storage.posix_calls import translated
 from tests.property.faulty import Faulty
+from trashbin.audit import Audit
 from trashbin.domain import Domain
 from trashbin.domains import Domains
+from trashbin.event_ids import EventIds
 from trashbin.expire import Expiry, Removed
 from trashbin.files import listing
 from trashbin.journal import Journal
@@ -40,6 +42,7 @@ SHARDS = 2
 RETENTION_S = 7 * 86400.0
 GAP_S = 10.0
 HELD_MAX = 1_000
+AUDIT_S = 90 * 86400.0
 WHO = Deleter(Credentials(0, 0), 4711, "rm")
 SOMEBODY_ELSE = Deleter(Credentials(0, 0), 4712, "rm")
 OPERATOR = Caller(Credentials(0, 0), everything=True)
@@ -74,13 +77,24 @@ class Parts:
         self.domains = Domains(_port(storage), owner_uid=os.geteuid(), shards_per_rank=SHARDS)
         self.journal = Journal(self.domains, _port(storage), instance, self.meter)
         ticks: Any = clock or MonotonicNs()
-        self.put = Put(_port(storage), self.journal, self.meter, instance=instance, clock=ticks)
+        self.audit = Audit(
+            self.journal,
+            EventIds(self.meter, instance=instance, clock=MonotonicNs(), gap_s=GAP_S),
+            root=storage.root.ino,
+            host="a-host",
+            instance=instance,
+            clock=ticks,
+            wanted=True,
+        )
+        self.put = Put(_port(storage), self.audit, self.meter, instance=instance, clock=ticks)
         self.restore = Restore(_port(storage), instance=instance, clock=ticks)
         self.expiry = Expiry(
             self.domains,
             self._remove,
             self.meter,
+            self.audit,
             retention_s=RETENTION_S,
+            audit_s=AUDIT_S,
             instance=instance,
             clock=ticks,
         )
@@ -92,6 +106,7 @@ class Parts:
             self.expiry,
             self.put,
             self.journal,
+            self.audit,
             self.meter,
             lambda parent, name, inos: self.forgotten.append((parent, name, inos)),
             event_gap_s=GAP_S,

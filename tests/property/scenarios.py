@@ -179,7 +179,7 @@ async def _remove_d(gateway: Parts) -> None:
 
 
 async def _purge_t(gateway: Parts) -> None:
-    await gateway.service.purge([await newest(gateway, b"t")])
+    await gateway.service.purge(OPERATOR, [await newest(gateway, b"t")])
 
 
 def _holding(name: bytes) -> Step:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.property.profiles import pure
-from tests.property.values import json_values, records
+from tests.property.values import fates, json_values, records
 from trashbin import layout
-from trashbin.journal import Record, parse_line
+from trashbin.journal import Fate, Record, parse_fate, parse_line
 
 
 @pure
@@ -68,11 +68,50 @@ def test_field_of_a_newer_version_is_ignored(record: Record, key: str, value: ob
     assert parse_line(json.dumps(fields).encode()) == record
 
 
+_OLDEST = ("id", "path", "uid", "gid", "pid", "command", "kind", "ino", "parent_token", "path_raw")
+
+
 @pure
 @given(records)
-def test_line_of_an_older_version_has_no_parent(record: Record) -> None:
-    fields = json.loads(record.line())
-    del fields["parent"]
+def test_line_of_an_older_version_lacks_what_came_later(record: Record) -> None:
+    fields = {key: value for key, value in json.loads(record.line()).items() if key in _OLDEST}
     read = parse_line(json.dumps(fields).encode())
     assert read is not None
-    assert read.parent == 0
+    assert (read.id, read.path, read.uid) == (record.id, record.path, record.uid)
+    assert (read.parent, read.owner, read.size, read.event, read.why) == (0, None, None, "", "")
+
+
+@pure
+@given(fates)
+def test_fate_is_read_back(fate: Fate) -> None:
+    line = fate.line()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert parse_fate(line) == fate
+
+
+@pure
+@given(records, fates)
+def test_neither_is_taken_for_the_other(record: Record, fate: Fate) -> None:
+    """Who reads what is in the trash sees no line of what became of it, and the other way round."""
+    assert parse_line(fate.line()) is None
+    assert parse_fate(record.line()) is None
+
+
+@pure
+@given(fates, st.data())
+def test_fate_with_any_value_in_a_field_is_sound_or_nothing(
+    fate: Fate, data: st.DataObject
+) -> None:
+    fields = json.loads(fate.line())
+    key = data.draw(st.sampled_from(sorted(fields)))
+    fields[key] = data.draw(json_values)
+    read = parse_fate(json.dumps(fields).encode())
+    if read is not None:
+        assert parse_fate(read.line()) is not None
+
+
+@pure
+@given(st.binary(max_size=300))
+def test_garbage_is_no_fate(raw: bytes) -> None:
+    assert parse_fate(raw) is None

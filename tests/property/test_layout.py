@@ -162,10 +162,10 @@ def test_hour_that_there_is_not_has_no_end(raw: bytes) -> None:
 
 
 @pure
-@given(times_ns, instances)
-def test_journal_is_read_back(time_ns: int, instance: str) -> None:
-    hour = layout.hour_name(time_ns)
-    assert layout.parse_journal(layout.journal_name(hour, instance)) == (hour, instance)
+@given(times_ns, instances, st.integers(0, 999_999))
+def test_journal_is_read_back(time_ns: int, instance: str, part: int) -> None:
+    journal = layout.JournalName(layout.hour_name(time_ns), instance, part)
+    assert layout.parse_journal(journal.raw) == journal
 
 
 @pure

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cephfs_ext.core.types import NAME_MAX, Ino, Rank
-from trashbin.journal import Record
+from trashbin.journal import Fate, Record
 from trashbin.layout import HOLD, EntryName, ShardName, Term
 from trashbin.names import is_name
 from trashbin.runs import Plan
@@ -80,11 +80,41 @@ records = st.builds(
     gid=uids,
     pid=st.integers(0, 2**22),
     command=st.text(max_size=256),
-    kind=st.sampled_from(("file", "symlink", "dir", "tree", "link", "replaced", "truncated")),
+    kind=st.sampled_from(
+        ("file", "symlink", "dir", "tree", "link", "replaced", "truncated", "special")
+    ),
     ino=inos,
     parent_token=tokens,
     parent=inos,
+    owner=st.none() | uids,
+    size=st.none() | sizes,
+    event=st.just("") | entries.map(lambda entry: entry.id),
+    host=st.text(max_size=64),
+    pod=st.text(max_size=36),
+    container=st.text(max_size=12),
+    why=st.sampled_from(("", "policy", "special", "small", "now")),
+    rule=st.text(max_size=20),
 )
+
+_trees = st.builds(
+    Fate,
+    what=st.sampled_from(("restored", "purged")),
+    at_ns=times_ns,
+    host=st.text(max_size=64),
+    id=entries.map(lambda entry: entry.id),
+    began_ns=times_ns,
+    path=paths | st.just(b""),
+    uid=uids,
+    to=paths | st.just(b""),
+)
+_hours = st.builds(
+    Fate,
+    what=st.just("expired"),
+    at_ns=times_ns,
+    host=st.text(max_size=64),
+    hour=entries.map(lambda entry: entry.hour.decode()),
+)
+fates = _trees | _hours
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -13,6 +14,11 @@ from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import (
     Allowed,
     AllowRequest,
+    AuditEvent,
+    AuditEventReport,
+    AuditItem,
+    AuditQuery,
+    AuditReport,
     Caller,
     Check,
     ExplainRequest,
@@ -55,6 +61,50 @@ def item(entry_id: str = "18eaf1b2aec46709.a7f8", path: str | None = "home/repor
     )
 
 
+def deed(became: str = "in_trash", **more: Any) -> AuditItem:
+    """Return one delete as a daemon tells of it."""
+    fields: dict[str, Any] = {
+        "id": "18eaf1b2aec46709.a7f8",
+        "event": "18eaf1b2aec46709.a7f8",
+        "path": "home/report",
+        "kind": "file",
+        "deleted_at": "2026-11-24T09:39:11Z",
+        "deleted_ns": 1_795_513_151_000_000_000,
+        "uid": 0,
+        "gid": 0,
+        "pid": 42,
+        "command": "rm report",
+        "host": "node-7",
+        "pod": None,
+        "container": None,
+        "owner_uid": 1000,
+        "size_bytes": 2048,
+        "became": became,
+    }
+    return AuditItem(**{**fields, **more})
+
+
+def event(**more: Any) -> AuditEvent:
+    """Return one delete event as a daemon tells of it."""
+    fields: dict[str, Any] = {
+        "event": "18eaf1b2aec46709.a7f8",
+        "first_at": "2026-11-24T09:39:11Z",
+        "last_at": "2026-11-24T09:41:11Z",
+        "uid": 0,
+        "gid": 0,
+        "pid": 42,
+        "command": "rm -r home",
+        "host": "node-7",
+        "pod": None,
+        "container": None,
+        "names": 7000,
+        "size_bytes": 2048,
+        "not_kept": 3,
+        "path": "home",
+    }
+    return AuditEvent(**{**fields, **more})
+
+
 def restored(outcome: str, message: str = "") -> RestoredItem:
     """Return what became of one restore."""
     return RestoredItem(
@@ -74,6 +124,9 @@ class FakeService:
         self.outcomes = [restored("restored")]
         self.not_found: list[str] = []
         self.held = [HeldItem(id=item().id, outcome="held", entries=3)]
+        self.deeds = [deed()]
+        self.deeds_left_out = False
+        self.events = [event()]
         self.failures = 0
         self.explanation = Explanation(
             kept=True,
@@ -165,6 +218,14 @@ class FakeService:
     async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
         self._called("release", caller, request)
         return HoldReport(items=self.held)
+
+    async def audit(self, caller: Caller, query: AuditQuery) -> AuditReport:
+        self._called("audit", caller, query)
+        return AuditReport(items=self.deeds, more=self.deeds_left_out)
+
+    async def audit_events(self, caller: Caller, query: AuditQuery) -> AuditEventReport:
+        self._called("audit events", caller, query)
+        return AuditEventReport(events=self.events, more=self.deeds_left_out)
 
     def stop(self) -> None:
         self.stopped = True

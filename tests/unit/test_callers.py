@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 from cephfs_ext.core.types import Credentials
@@ -36,13 +41,60 @@ def test_hidden_process_has_no_groups_and_no_command() -> None:
     """[perm-3]: FUSE says pid 0 of a process that the gateway can't see."""
     who = Callers().deleter(Request(1000, 1001, 0))
     assert who.cred == Credentials(1000, 1001, ())
-    assert (who.pid, who.command) == (0, "")
+    assert (who.pid, who.command, who.started, who.pod, who.container) == (0, "", 0, "", "")
 
 
 def test_process_that_is_gone_has_no_groups() -> None:
     with spawn(lambda: None) as child:
         child.result()
     assert credentials(Request(1000, 1000, child.pid)).groups == ()
+
+
+def test_thread_stands_for_its_process() -> None:
+    """[audit-1]: FUSE says which thread it was; all threads of a process delete as one."""
+    callers, said = Callers(), []
+
+    def ask() -> None:
+        said.append(callers.deleter(Request(0, 0, threading.get_native_id())))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    ask()
+    assert said[0] == said[1]
+    assert said[0].pid == os.getpid()
+    assert said[0].started == _started(os.getpid()) > 0
+
+
+def _started(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[19])
+
+
+def _wait_for_its_program(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while not Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_name_of_a_process_is_not_taken_for_what_follows_it(tmp_path: Path) -> None:
+    """The name of a program can hold anything, also what looks like the end of one."""
+    program = tmp_path / "a) R 1\n2 (b"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as child:
+        try:
+            _wait_for_its_program(child.pid)
+            who = Callers().deleter(Request(0, 0, child.pid))
+            assert (who.pid, who.started) == (child.pid, _started(child.pid))
+            assert who.command == f"{program} 60"
+        finally:
+            child.kill()
+
+
+def test_only_what_destroys_asks_for_the_process() -> None:
+    who = Callers().deleter(Request(0, 0, os.getpid()), destroys=False)
+    assert (who.command, who.started) == ("", 0)
 
 
 def test_command_is_that_of_the_process() -> None:

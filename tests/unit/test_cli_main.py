@@ -16,7 +16,7 @@ from cephfs_ext.core.config import Config
 from cephfs_ext.core.errors import ExitCode, UserError
 from tests.gateway import COMMAND
 
-_COMMANDS = ["completion", "config", "mount", "rm", "status", "trash", "umount"]
+_COMMANDS = ["audit", "completion", "config", "mount", "rm", "status", "trash", "umount"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import base64
 import gc
 import json
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from cephfs_ext.control.service import (
     HoldRequest,
     PurgeRequest,
     RestoreRequest,
+    TrashItem,
     TrashQuery,
     TrashSpace,
 )
@@ -97,6 +100,11 @@ def test_nobody_answers(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.err.count("\n") == 1
 
 
+def _of_event(number: str, event: str | None, path: str) -> TrashItem:
+    listed = item(f"18eaf1b2aec4{number}.a7f8", path)
+    return msgspec.structs.replace(listed, event=event)
+
+
 class TestList:
     def test_plain(self, call: Call, service: FakeService) -> None:
         done = call("trash", "ls")
@@ -152,6 +160,51 @@ class TestList:
         assert done.code == ExitCode.USAGE
         assert "write 90s, 30m, 12h or 7d" in done.err
         assert service.calls == []
+
+    def test_trees_of_one_event_stand_together_on_a_terminal(
+        self, call: Call, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """[event-2]: under a line that says its id; one alone has none."""
+        first, second = "18eaf1b2aec40000.a7f8", "18eaf1b2aec30000.a7f8"
+        service.items = [
+            _of_event("0004", first, "a"),
+            _of_event("0003", second, "alone"),
+            _of_event("0002", first, "b"),
+            _of_event("0001", None, "old"),
+        ]
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", call("trash", "ls").out).splitlines()
+        assert [line.split()[0][-9:] for line in lines] == [
+            "ID",
+            "0000.a7f8",
+            "0004.a7f8",
+            "0002.a7f8",
+            "0003.a7f8",
+            "0001.a7f8",
+        ]
+        assert lines[1].startswith(first)
+        assert "2 trees: rm" in lines[1]
+        assert "4.0 KiB" in lines[1]
+        monkeypatch.undo()
+
+    def test_programs_get_one_line_a_tree(self, call: Call, service: FakeService) -> None:
+        service.items = [_of_event(n, "18eaf1b2aec40000.a7f8", n) for n in ("0002", "0001")]
+        assert [line[12:16] for line in call("trash", "ls").out.splitlines()] == ["0002", "0001"]
+
+    def test_one_line_an_event(self, call: Call, service: FakeService) -> None:
+        """[event-2]."""
+        event = "18eaf1b2aec30000.a7f8"
+        service.items = [
+            _of_event("0002", event, "b"),
+            msgspec.structs.replace(_of_event("0001", event, "a"), entries=None),
+            _of_event("0000", None, "old"),
+        ]
+        lines = [line.split("\t") for line in call("trash", "ls", "--events").out.splitlines()]
+        assert [line[:1] + line[2:] for line in lines] == [
+            [event, "1000", "2", "?", "4.0 KiB", "rm"],
+            ["18eaf1b2aec40000.a7f8", "1000", "1", "1", "2.0 KiB", "rm"],
+        ]
 
     @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\rb", "a\x1b]0;b\x07", "a\x9bb"])
     def test_name_with_control_characters(

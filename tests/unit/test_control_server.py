@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from cephfs_ext.control.service import (
+    AuditQuery,
     Caller,
     Check,
     ExplainRequest,
@@ -29,7 +31,7 @@ from cephfs_ext.control.service import (
 )
 from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.types import Credentials
-from tests.unit.fake_gateway import METRICS, FakeService, item, restored, serving
+from tests.unit.fake_gateway import METRICS, FakeService, deed, event, item, restored, serving
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 """Not that of the virtual environment, which other users may not be able to reach."""
@@ -229,6 +231,16 @@ class TestRequests:
         assert body["dry_run"] is True
         assert service.last[2] == PurgeRequest(older_than_s=60.0, dry_run=True)
 
+    def test_audit(self, client: httpx.Client, service: FakeService) -> None:
+        body = client.post("/v1/audit", json={"path": "aA==", "uid": 7, "limit": 3}).json()
+        assert body["items"] == [msgspec.to_builtins(deed())]
+        assert service.last[0] == "audit"
+        assert service.last[2] == AuditQuery(path="aA==", uid=7, limit=3)
+        body = client.post("/v1/audit/events", json={}).json()
+        assert body["events"] == [msgspec.to_builtins(event())]
+        assert service.last[0] == "audit events"
+        assert client.post("/v1/audit", json={"limit": 0}).status_code == 400
+
     def test_explain(self, client: httpx.Client, service: FakeService) -> None:
         body = client.post("/v1/trash/explain", json={"path": "aA=="}).json()
         assert (body["kept"], body["rule"], body["versions"]) == (True, "logs", 3)
@@ -356,7 +368,8 @@ class TestHealth:
                 assert client.get(place).status_code == 200
             for place in ("/v1/status", "/v1/trash/18eaf1b2aec46709.a7f8"):
                 assert client.get(place).status_code == 404
-            for place in ("/v1/trash/list", "/v1/trash/restore", "/v1/trash/purge", "/v1/stop"):
+            posts = ("trash/list", "trash/restore", "trash/purge", "audit", "audit/events", "stop")
+            for place in (f"/v1/{name}" for name in posts):
                 assert client.post(place, content=b"{}").status_code == 404
         assert service.calls == []
 

@@ -112,6 +112,16 @@ class TestFormat:
         records = [journal.parse_line(line) for line in lines]
         assert [record.line() for record in records if record is not None] == lines
 
+    def test_fates(self) -> None:
+        lines = [line.encode() + b"\n" for line in _blocks(FORMAT, "fate")]
+        fates = [journal.parse_fate(line) for line in lines]
+        assert [fate.what for fate in fates if fate is not None] == [
+            "restored",
+            "purged",
+            "expired",
+        ]
+        assert [fate.line() for fate in fates if fate is not None] == lines
+
     def test_plans(self) -> None:
         (line,) = _blocks(FORMAT, "plan")
         plan = runs.decode_plan(line.encode())
@@ -140,6 +150,7 @@ class TestFormat:
         [
             ("tombstone", set(tombs.Tomb.__dataclass_fields__)),
             ("journal", {*journal.Record.__dataclass_fields__, "path_raw"}),
+            ("fate", {*journal.Fate.__dataclass_fields__, "to_raw"}),
             ("plan", set(runs.Plan.__dataclass_fields__)),
             ("pressure", set(pressure.Claimed._fields)),
             ("note", set(hold.Note._fields)),

@@ -86,7 +86,14 @@ def test_hour_whose_claim_is_still_there_holds_nothing_up(play: Play, tmp_path: 
 
         nothing: Any = _Nothing()
         expiry = Expiry(
-            domains, remove, nothing, retention_s=0, instance="0002", clock=MonotonicNs()
+            domains,
+            remove,
+            nothing,
+            nothing,
+            retention_s=0,
+            audit_s=0,
+            instance="0002",
+            clock=MonotonicNs(),
         )
         await expiry.once()
         assert len(seen) == 2

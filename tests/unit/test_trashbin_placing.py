@@ -234,7 +234,7 @@ class TestMissingDirectories:
             await delete(gateway, b"a")
             await gateway.journal.drain()
             listed = await newest(gateway, b"a")
-            await gateway.service.purge([listed])
+            await gateway.service.purge(OPERATOR, [listed])
             (answer,) = await gateway.service.restore(
                 OPERATOR, [("", listed)], to=b"x/y", on_conflict=Conflict.FAIL, dry_run=False
             )

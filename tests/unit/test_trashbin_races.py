@@ -160,7 +160,7 @@ class TestRestoreAndRemoval:
             theirs = await newest(other, b"t")
 
             async def act() -> None:
-                await other.service.purge([theirs])
+                await other.service.purge(OPERATOR, [theirs])
 
             async with before(one, "rename", act, nth=nth):
                 outcome = await restored(one, listed)
@@ -213,7 +213,7 @@ class TestRestoreAndRemoval:
         async def script(one: Parts, other: Parts) -> None:
             listed = await deleted_tree(one)
             async with before(one, "rename", other.expiry.once, nth=3):
-                await one.service.purge([listed])
+                await one.service.purge(OPERATOR, [listed])
             assert (await take_census(one)).everything() == {}
 
         play(script)
@@ -412,7 +412,7 @@ class TestPromises:
             await one.journal.drain()
             listed = await newest(one, b"kept")
             assert listed.tree.top.tomb is not None
-            await other.service.purge([await newest(other, b"last")])
+            await other.service.purge(OPERATOR, [await newest(other, b"last")])
             assert await restored(one, listed) == "restored"
             assert (await take_census(one)).places == {b"kept": b"kept"}
 
@@ -426,7 +426,7 @@ class TestPromises:
             for name in (b"first", b"second", b"third", b"last"):
                 await delete(one, name)
             await one.journal.drain()
-            await one.service.purge([await newest(one, b"last")])
+            await one.service.purge(OPERATOR, [await newest(one, b"last")])
             census = await take_census(one)
             assert set(census.trash) == {
                 (b"first", b"first"),
@@ -448,7 +448,7 @@ class TestPromises:
             await delete(one, b"a")
             await delete(one, b"b", SOMEBODY_ELSE)
             contents = await one.service.contents(OPERATOR)
-            await one.service.purge(contents.trees)
+            await one.service.purge(OPERATOR, contents.trees)
             assert (await take_census(one)).everything() == {}
 
         play(script)
@@ -462,7 +462,7 @@ class TestPromises:
             async with victim(one.storage, b"d") as d:
                 await one.put.tree(await one.domain(), d.at, d.found, WHO)
             await delete(one, b"b")
-            await one.service.purge([await newest(one, b"d")])
+            await one.service.purge(OPERATOR, [await newest(one, b"d")])
             async with victim(one.storage, b"c") as c:
                 assert c.found.attr.nlink == 1
 
@@ -472,7 +472,7 @@ class TestPromises:
 def test_entry_that_is_gone_is_not_found(play: Play) -> None:
     async def script(one: Parts, other: Parts) -> None:
         listed = await deleted_tree(one)
-        await other.service.purge([await newest(other, b"t")])
+        await other.service.purge(OPERATOR, [await newest(other, b"t")])
         with pytest.raises(NotFoundError):
             await one.restore.tree(listed.domain, listed.tree, Target(one.storage.root, b"t"))
         assert (await one.service.contents(OPERATOR)).trees == []

@@ -283,7 +283,7 @@ class TestExpiry:
             entry = oldest.tree.top.entry
             failing(gateway, "rename", entry.path[0])
             with pytest.raises(FSError):
-                await gateway.service.purge([newest, oldest])
+                await gateway.service.purge(OPERATOR, [newest, oldest])
             left = (await gateway.service.contents(OPERATOR)).trees
             assert [one.tree.top.entry for one in left] == [entry]
 
