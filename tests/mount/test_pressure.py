@@ -93,7 +93,7 @@ def _fill(site: Site, hours: list[str]) -> None:
 
 
 def _left(site: Site) -> list[str]:
-    return sorted(site.back.names("r0.00"))
+    return sorted(name for name in site.back.names("r0.00") if name != "fresh")
 
 
 def _wait_until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
