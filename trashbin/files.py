@@ -19,7 +19,7 @@ from cephfs_ext.core.errors import ExistsError, FSError, FullError, NotFoundErro
 from cephfs_ext.core.limits import READDIR_PAGE
 from cephfs_ext.core.ports import DirHandle, Found, Handle, Listed, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange
-from trashbin.layout import STAGED
+from trashbin.layout import PROMISED, STAGED
 
 RENAME_NOREPLACE = 1
 
@@ -170,7 +170,7 @@ async def make_like(storage: Storage, parent: Node, name: bytes, model: Found) -
 async def _liken(storage: Storage, node: Node, model: Found) -> Attr:
     await _copy_layout(storage, node, model.node)
     for key in await storage.listxattr(model.node):
-        if key != _CAPABILITY:
+        if key not in (_CAPABILITY, PROMISED):
             await storage.setxattr(node, key, await storage.getxattr(model.node, key), GATEWAY)
     owner = AttrChange(uid=model.attr.uid, gid=model.attr.gid)
     await storage.setattr(node, owner, GATEWAY)

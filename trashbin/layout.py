@@ -46,6 +46,9 @@ RESTORING = b"restoring"
 PURGING = b"purging"
 JOBS = b"jobs"
 SERVICE_DIRS = (JOURNAL, TOMBS, HELD, RESTORING, PURGING, JOBS)
+PROMISED = b"trusted.cephfs_ext.promised"
+"""Attribute of an inode that a tombstone may need; users are never shown it."""
+
 STAGED = b".new-"
 """How the name of a file that is being written begins."""
 

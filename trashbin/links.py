@@ -23,9 +23,6 @@ from trashbin.layout import EntryName, Term
 
 _log = logging.getLogger(__name__)
 
-PROMISED = b"trusted.cephfs_ext.promised"
-"""Attribute of an inode; users are never shown it."""
-
 
 async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> bool:
     """Tell whether a name in a directory is that of an inode."""
@@ -139,7 +136,7 @@ async def _bury_link(
 async def _note_promise(storage: Storage, node: Node) -> None:
     """Have an inode say that there is, or was, a tombstone for a name of it."""
     try:
-        await storage.setxattr(node, PROMISED, b"1", GATEWAY)
+        await storage.setxattr(node, layout.PROMISED, b"1", GATEWAY)
     except FSError as exc:
         _log.debug("inode %x can't say that a tombstone needs it: %s", node.ino, exc)
 
@@ -147,13 +144,13 @@ async def _note_promise(storage: Storage, node: Node) -> None:
 async def forget_promise(storage: Storage, node: Node) -> None:
     """Take back what `_note_promise` has noted."""
     with contextlib.suppress(FSError):
-        await storage.removexattr(node, PROMISED, GATEWAY)
+        await storage.removexattr(node, layout.PROMISED, GATEWAY)
 
 
 async def is_promised(storage: Storage, node: Node) -> bool:
     """Tell whether a tombstone may need an inode, which must not really be removed then."""
     try:
-        await storage.getxattr(node, PROMISED)
+        await storage.getxattr(node, layout.PROMISED)
     except FSError:
         return False
     return True

@@ -52,8 +52,8 @@ from cephfs_ext.vfs.view import View
 from cephfs_ext.vfs.viewstream import ViewStream
 from trashbin.files import exists
 from trashbin.hours import Viewer
-from trashbin.layout import TRASH_NAME
-from trashbin.links import PROMISED, has_name
+from trashbin.layout import PROMISED, TRASH_NAME
+from trashbin.links import has_name
 from trashbin.put import Deleter
 
 _log = logging.getLogger(__name__)

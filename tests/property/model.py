@@ -1,7 +1,8 @@
 """A file system with a trash, in plain Python: what a gateway must do.
 
 Works as root, without timestamps. Symbolic links in it always dangle. An operation returns or
-raises OSError with the errno that Linux gives.
+raises OSError with the errno that Linux gives. Of the policy it knows one rule: what is below
+something called `EXEMPT` isn't kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import NamedTuple
 from tests.property.content import Content
 
 Path = tuple[bytes, ...]
+
+EXEMPT = b"d.tmp"
 
 DIR, FILE, SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
 
@@ -33,6 +36,8 @@ class Node:
         self.entries: dict[bytes, Node] = {}
         self.was_renamed = False
         """True if the gateway may not know where the file is."""
+        self.is_promised = False
+        """True if a tombstone may need the inode."""
         self.was_made = False
         """True for a parent that a restore had to make, until its mode is known."""
 
@@ -262,6 +267,7 @@ class Model:
         old.xattrs = dict(node.xattrs)
         old.content = node.content.take_over()
         self._promise(node, old)
+        node.is_promised, old.is_promised = False, node.is_promised
         self._delete(old, parent, name, path, is_tomb=False)
         self._last_kept = (node, old)
         return kept
@@ -273,6 +279,8 @@ class Model:
                 self.trash[at] = one._replace(node=other)
 
     def _keeps(self, node: Node, open_but: int) -> str:
+        if self._is_exempt(node, self._place_of(node)[2] if self.names_of(node) else ()):
+            return "no"
         alone = self.opened.count(node) <= open_but
         one_name = self.links_of(node) == self.names_of(node) == 1
         if not (alone and one_name) or len(node.content.now) < self._min_kept:
@@ -284,17 +292,26 @@ class Model:
         self.trash.pop()
         node, old = self._last_kept
         self._promise(old, node)
+        node.is_promised = old.is_promised
 
     # removing
 
     def _delete(self, node: Node, parent: Node, name: bytes, path: Path, *, is_tomb: bool) -> None:
+        node.is_promised |= is_tomb and not node.is_dir
         number = next(self._numbers)
         self.trash.append(Deleted(number, self.run, node, parent, name, path, is_tomb))
 
-    def _take(self, path: Path) -> None:
-        """Move a name into the trash; a tombstone stands for one of several."""
+    def _is_exempt(self, node: Node, path: Path) -> bool:
+        """Tell whether the policy has something really removed."""
+        return EXEMPT in path and not (node.is_promised and self.links_of(node) == 1)
+
+    def _take(self, path: Path, *, always: bool = False) -> None:
+        """Move a name into the trash, if it is kept; a tombstone stands for one of several."""
         above = self._parent(path)
         node = above.entries[path[-1]]
+        if self._is_exempt(node, path) and not always:
+            del above.entries[path[-1]]
+            return
         is_tomb = not node.is_dir and self.links_of(node) > 1
         del above.entries[path[-1]]
         self._delete(node, above, path[-1], path, is_tomb=is_tomb)
@@ -317,7 +334,7 @@ class Model:
         if node is None:
             raise OSError(errno.ENOENT, "")
         self._need(not self._is_below(target, node), errno.EINVAL)
-        self._take(path)
+        self._take(path, always=node.is_dir)
 
     def _is_below(self, node: Node, top: Node) -> bool:
         return any(below is node for below in top.below())
@@ -347,6 +364,8 @@ class Model:
         self._need(not inside, errno.ENOTEMPTY)
 
     def _replace(self, victim: Node, above: Node, path: Path) -> None:
+        if self._is_exempt(victim, path):
+            return
         is_tomb = victim.is_dir or self.links_of(victim) > 1
         self._delete(victim, above, path[-1], path, is_tomb=is_tomb)
 
@@ -424,10 +443,14 @@ class Model:
             if policy in ("fail", "skip"):
                 return Restored("conflict" if policy == "fail" else "skipped", path)
             if policy == "replace":
-                self._take(path)
+                self._take(path, always=True)
             else:
                 path = (*path[:-1], self._free_name(above, path[-1]))
         complete = self._appear(tree, above, path[-1])
+        for part, _ in tree.walk():
+            if part.top.is_tomb:
+                node = part.top.node
+                node.is_promised = any(one.node is node and one.is_tomb for one in self.trash)
         return Restored("restored" if complete else "partly_restored", path)
 
     def _free_name(self, above: Node, name: bytes) -> bytes:

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from tests.cluster.ceph import CephCluster
 from tests.gateway import ceph_gateway, posix_gateway
 from tests.posix.actors import name_of
-from tests.property.model import FILE, SYMLINK, Model, Node, Path, Tree
+from tests.property.model import EXEMPT, FILE, SYMLINK, Model, Node, Path, Tree
 from tests.property.subject import Look, Subject
 
 EXAMPLES = {"posix": 60, "ceph": 20}
@@ -38,7 +38,7 @@ MIN_KEPT = 64
 LOOK_EVERY = 8
 OPTIONS = (f"trash.truncated_min_bytes={MIN_KEPT}", "trash.event_gap_s=3600")
 
-NAMES = (b"a", b"b", b"c.txt", b"\xffodd \n")
+NAMES = (b"a", b"b", b"c.txt", b"\xffodd \n", EXEMPT)
 KEYS = ("user.k", "user.l")
 MODES = (0o644, 0o600, 0o755, 0o4711, 0o000)
 POLICIES = ("fail", "skip", "keep-both", "replace")
@@ -50,6 +50,7 @@ PLANTED: tuple[tuple[Any, ...], ...] = (
     ("create", (b"a", b"a"), 0o644, b"x" * 100),
     ("create", (b"a", b"b", b"a"), 0o600, b"y" * 70),
     ("create", (b"c.txt",), 0o640, b"z" * 5),
+    ("create", (EXEMPT,), 0o640, b"t" * 90),
     ("link", (b"a", b"a"), (b"b",)),
     ("symlink", (b"a", b"c.txt"), b"nowhere"),
     ("setxattr", (b"a", b"b"), "user.k", b"v"),
@@ -352,7 +353,8 @@ class Machine(RuleBasedStateMachine):
         """Compare what is in the trash; return the trees with their ids."""
         trees, items = self.model.trees(), self.subject.trash()
         got = [(self.subject.path_of(item), item.kind == "dir") for item in items]
-        assert got == [(tree.top.path, tree.top.node.is_dir) for tree in trees]
+        wanted = [(tree.top.path, tree.top.node.is_dir) for tree in trees]
+        assert got == wanted, f"{got} instead of {wanted}"
         return [(tree, item.id) for tree, item in zip(trees, items, strict=True)]
 
     # the gateway
