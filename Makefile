@@ -11,11 +11,13 @@ PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv
 	libcephfs-dev librados-dev python3-cephfs python3-rados
 TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl attr git bindfs
 
-# Tests wait more than they work, so two processes share them. What counts what servers do, fails
-# them, or shuts clients out, comes last and alone.
+# Tests wait more than they work, so three processes share them. What counts what servers do, fills
+# or fails them, or shuts clients out, comes last and alone.
 PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults"
-STORMY := tests/ceph/test_ranks.py tests/ceph/test_failover.py tests/ceph/test_eviction.py
+STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
+SLOW := $(patsubst %,tests/mount/test_%.py,audit hold limit policy pressure tree)
+MOUNT = $(filter-out $(SLOW),$(wildcard tests/mount/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help deps deps-test venv run stop run-ceph test check fmt lock bench soak faults \
@@ -70,9 +72,11 @@ check: deps-test venv ## format, lint, types, layers
 test: deps-test venv ## all tests, on both storages, with a cluster of their own
 	@$(SUDO) $(BIN)/python -m tests.cluster up
 	@mkdir -p build; \
-		$(PYTEST) tests/mount $(CALM) >build/test-mount.log 2>&1 & other=$$!; \
+		$(PYTEST) $(MOUNT) $(CALM) >build/test-mount.log 2>&1 & mount=$$!; \
+		$(PYTEST) $(SLOW) >build/test-slow.log 2>&1 & slow=$$!; \
 		$(PYTEST) --ignore=tests/mount --ignore=tests/ceph; code=$$?; \
-		wait $$other || code=1; cat build/test-mount.log; \
+		for part in $$mount $$slow; do wait $$part || code=1; done; \
+		cat build/test-mount.log build/test-slow.log; \
 		$(PYTEST) $(STORMY) || code=1; \
 		$(SUDO) $(BIN)/python -m tests.cluster down; exit $$code
 
