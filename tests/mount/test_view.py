@@ -22,7 +22,7 @@ import pytest
 
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import TrashListing, TrashQuery
-from tests.gateway import Gateway
+from tests.gateway import Gateway, file_system
 from tests.posix.actors import OWNER, STRANGER, as_user, errno_of, name_of, spawn
 
 _SHOWS_S = 10.0
@@ -406,13 +406,20 @@ class TestReading:
         found.rename(place / "three")
         assert (place / "three").samefile(place / "one")
 
-    def test_deleted_name_of_a_file_that_is_gone_says_so(self, place: Path) -> None:
-        """[view-7]."""
+    def test_deleted_name_of_a_file_that_is_gone_says_so(
+        self, mounted: Gateway, place: Path, request: pytest.FixtureRequest
+    ) -> None:
+        """[view-7]: another client has really removed what it is another name of."""
         (place / "one").write_text("content")
         os.link(place / "one", place / "two")
         (place / "two").unlink()
-        os.setxattr(place, "user.cephfs_ext.trash", b"off")
-        (place / "one").unlink()
+        kind, _, top = mounted.source.partition(":")
+        behind = f"{top}/{(place / 'one').relative_to(mounted.path)}"
+        if kind == "posix":
+            os.unlink(behind)
+        else:
+            with file_system(request.getfixturevalue("cluster")) as fs:
+                fs.unlink(behind)
         found = seen(place, "two")
         assert found.lstat().st_size == 7
         wait_for(lambda: name_of(errno_of(found.read_text)) == "ENODATA")
