@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster.blocked import freed
 from tests.cluster.ceph import CephCluster
+from tests.faults.storage import Back
 from tests.gateway import Gateway, ceph_gateway, posix_gateway
 
 STORAGES = ("posix", "ceph")
@@ -54,6 +55,14 @@ def unmounted(request: pytest.FixtureRequest, base: Path) -> Iterator[Gateway]:
         gateway = posix_gateway(base)
     yield gateway
     gateway.close()
+
+
+@pytest.fixture
+def back(request: pytest.FixtureRequest, unmounted: Gateway) -> Iterator[Back]:
+    """Return the storage as it is seen beside the gateway."""
+    is_ceph = unmounted.source.startswith("ceph:")
+    with Back.of(unmounted.source, request.getfixturevalue("cluster") if is_ceph else None) as back:
+        yield back
 
 
 @pytest.fixture

@@ -202,48 +202,22 @@ def _health_routes(service: Service) -> list[Route]:
     return [Route(path, _guarded(handler)) for path, handler in handlers.items()]
 
 
+def _posted(path: str, kind: type[T], answer: Callable[[Caller, T], Awaitable[object]]) -> Route:
+    """Return a route on which a caller asks for something with a document."""
+
+    async def handler(request: Request) -> Response:
+        wanted = await _wanted(request, kind)
+        return _reply(await answer(_caller(request), wanted))
+
+    return Route(path, _guarded(handler), methods=["POST"])
+
+
 def _service_routes(service: Service) -> list[Route]:
     async def status(_: Request) -> Response:
         return _reply(await service.status())
 
-    async def trash_list(request: Request) -> Response:
-        query = await _wanted(request, TrashQuery)
-        return _reply(await service.trash_list(_caller(request), query))
-
     async def show(request: Request) -> Response:
         return _reply(await service.trash_show(_caller(request), request.path_params["id"]))
-
-    async def restore(request: Request) -> Response:
-        wanted = await _wanted(request, RestoreRequest)
-        return _reply(await service.trash_restore(_caller(request), wanted))
-
-    async def purge(request: Request) -> Response:
-        wanted = await _wanted(request, PurgeRequest)
-        return _reply(await service.trash_purge(_caller(request), wanted))
-
-    async def explain(request: Request) -> Response:
-        wanted = await _wanted(request, ExplainRequest)
-        return _reply(await service.trash_explain(_caller(request), wanted))
-
-    async def allow(request: Request) -> Response:
-        wanted = await _wanted(request, AllowRequest)
-        return _reply(await service.trash_allow(_caller(request), wanted))
-
-    async def hold(request: Request) -> Response:
-        wanted = await _wanted(request, HoldRequest)
-        return _reply(await service.trash_hold(_caller(request), wanted))
-
-    async def release(request: Request) -> Response:
-        wanted = await _wanted(request, HoldRequest)
-        return _reply(await service.trash_release(_caller(request), wanted))
-
-    async def audit(request: Request) -> Response:
-        query = await _wanted(request, AuditQuery)
-        return _reply(await service.audit(_caller(request), query))
-
-    async def audit_events(request: Request) -> Response:
-        query = await _wanted(request, AuditQuery)
-        return _reply(await service.audit_events(_caller(request), query))
 
     async def stop(request: Request) -> Response:
         if not _caller(request).everything:
@@ -253,16 +227,16 @@ def _service_routes(service: Service) -> list[Route]:
 
     return [
         Route("/v1/status", _guarded(status)),
-        Route("/v1/trash/list", _guarded(trash_list), methods=["POST"]),
-        Route("/v1/trash/restore", _guarded(restore), methods=["POST"]),
-        Route("/v1/trash/purge", _guarded(purge), methods=["POST"]),
-        Route("/v1/trash/explain", _guarded(explain), methods=["POST"]),
-        Route("/v1/trash/allow", _guarded(allow), methods=["POST"]),
-        Route("/v1/trash/hold", _guarded(hold), methods=["POST"]),
-        Route("/v1/trash/release", _guarded(release), methods=["POST"]),
+        _posted("/v1/trash/list", TrashQuery, service.trash_list),
+        _posted("/v1/trash/restore", RestoreRequest, service.trash_restore),
+        _posted("/v1/trash/purge", PurgeRequest, service.trash_purge),
+        _posted("/v1/trash/explain", ExplainRequest, service.trash_explain),
+        _posted("/v1/trash/allow", AllowRequest, service.trash_allow),
+        _posted("/v1/trash/hold", HoldRequest, service.trash_hold),
+        _posted("/v1/trash/release", HoldRequest, service.trash_release),
         Route("/v1/trash/{id}", _guarded(show)),
-        Route("/v1/audit", _guarded(audit), methods=["POST"]),
-        Route("/v1/audit/events", _guarded(audit_events), methods=["POST"]),
+        _posted("/v1/audit", AuditQuery, service.audit),
+        _posted("/v1/audit/events", AuditQuery, service.audit_events),
         Route("/v1/stop", _guarded(stop), methods=["POST"]),
     ]
 

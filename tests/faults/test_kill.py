@@ -15,7 +15,6 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +36,6 @@ _FEW, _MANY = 2, 50
 _SOME = 3
 _SUPERVISED_S = 1.0
 """How long it takes until somebody notices that a daemon is gone."""
-
-
-@pytest.fixture
-def back(request: pytest.FixtureRequest, unmounted: Gateway) -> Iterator[Back]:
-    """Return the storage as it is seen beside the gateway."""
-    cluster: CephCluster | None = None
-    if unmounted.source.startswith("ceph:"):
-        cluster = request.getfixturevalue("cluster")
-    with Back.of(unmounted.source, cluster) as back:
-        yield back
 
 
 def remount(gateway: Gateway) -> float:

@@ -6,29 +6,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cephfs_ext.core.errors import ExitCode
-from tests.cluster.ceph import CephCluster
 from tests.faults.storage import Back
 from tests.gateway import Gateway
 from tests.posix.actors import OWNER, STRANGER, as_user
 
 _WAIT_S = 30.0
-
-
-@pytest.fixture
-def back(request: pytest.FixtureRequest, unmounted: Gateway) -> Iterator[Back]:
-    """Return the storage as it is seen beside the gateway."""
-    cluster: CephCluster | None = None
-    if unmounted.source.startswith("ceph:"):
-        cluster = request.getfixturevalue("cluster")
-    with Back.of(unmounted.source, cluster) as back:
-        yield back
 
 
 def _plant(top: Path) -> None:

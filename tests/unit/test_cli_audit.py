@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from cephfs_ext.cli.main import cli, run
 from cephfs_ext.control.service import AuditQuery
 from cephfs_ext.core.errors import DeniedError, ExitCode
-from tests.unit.fake_gateway import FakeService, deed, event, serving
-from tests.unit.test_cli_trash import Call, Done, inside
+from tests.unit.command import Call, Done
+from tests.unit.fake_gateway import FakeService, deed, event
+from tests.unit.test_cli_trash import inside
 
 
 @pytest.fixture
-def service() -> FakeService:
-    return FakeService()
+def audit(call: Call) -> Call:
+    """Carry out `cephfs-ext audit`."""
+    return lambda *words: call("audit", *words)
 
 
-@pytest.fixture
-def call(
-    service: FakeService,
-    base: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Call]:
-    monkeypatch.setenv("CEPHFS_EXT_SOCKET", str(base / "control.sock"))
-
-    def call(*words: str) -> Done:
-        code = run(cli, ("audit", *words), "cephfs-ext")
-        return Done(code, *capsys.readouterr())
-
-    with serving(service, base):
-        yield call
-        gc.collect()
-
-
-def then(call: Call, service: FakeService, became: str, **more: object) -> str:
+def then(audit: Call, service: FakeService, became: str, **more: object) -> str:
     """Return what is printed of what has become of something."""
     service.deeds = [deed(became, **more)]
-    return call().out.rstrip("\n").split("\t")[-1]
+    return audit().out.rstrip("\n").split("\t")[-1]
 
 
-def test_cells(call: Call, service: FakeService) -> None:
+def test_cells(audit: Call, service: FakeService) -> None:
     service.deeds = [deed(expires_at="2026-12-01T10:00:00Z", pod="the-pod", container="4e1ba2c3")]
-    done = call()
+    done = audit()
     assert (done.code, done.err) == (ExitCode.OK, "")
     cells = done.out.rstrip("\n").split("\t")
     assert cells[1:7] == [
@@ -63,28 +44,28 @@ def test_cells(call: Call, service: FakeService) -> None:
     assert cells[7].startswith("in the trash until 2026-12-01 ")
 
 
-def test_what_is_not_known(call: Call, service: FakeService) -> None:
+def test_what_is_not_known(audit: Call, service: FakeService) -> None:
     service.deeds = [deed("unknown", uid=4294967294, event=None, command=None, host=None, pid=None)]
-    cells = call().out.rstrip("\n").split("\t")
+    cells = audit().out.rstrip("\n").split("\t")
     assert cells[1:] == [
         "4294967294", "?", "file", "home/report", "?", "?", "no longer in the trash"
     ]  # fmt: skip
 
 
-def test_what_became(call: Call, service: FakeService) -> None:
+def test_what_became(audit: Call, service: FakeService) -> None:
     at = {"became_at": "2026-12-01T10:00:00Z", "became_by": 0}
-    assert then(call, service, "restored", target="x", **at).endswith(" by root (0) to x")
-    assert then(call, service, "purged", **at).endswith(" by root (0)")
-    assert then(call, service, "expired").rstrip() == "expired"
-    assert then(call, service, "not_kept", why="now").endswith("moved into .trashbin/now")
-    assert then(call, service, "not_kept", why="new-reason") == "not kept: new-reason"
-    assert then(call, service, "new-outcome") == "no longer in the trash"
+    assert then(audit, service, "restored", target="x", **at).endswith(" by root (0) to x")
+    assert then(audit, service, "purged", **at).endswith(" by root (0)")
+    assert then(audit, service, "expired").rstrip() == "expired"
+    assert then(audit, service, "not_kept", why="now").endswith("moved into .trashbin/now")
+    assert then(audit, service, "not_kept", why="new-reason") == "not kept: new-reason"
+    assert then(audit, service, "new-outcome") == "no longer in the trash"
 
 
-def test_asks(call: Call, service: FakeService, tmp_path: Path) -> None:
+def test_asks(audit: Call, service: FakeService, tmp_path: Path) -> None:
     begun_ns = time.time_ns()
     path = str(tmp_path / "gone")
-    call(path, "--since", "1h", "--by", "root", "--event", "e", "--limit", "7")
+    audit(path, "--since", "1h", "--by", "root", "--event", "e", "--limit", "7")
     query = service.last[2]
     assert isinstance(query, AuditQuery)
     assert query.since_ns is not None
@@ -92,19 +73,19 @@ def test_asks(call: Call, service: FakeService, tmp_path: Path) -> None:
     assert query == AuditQuery(
         path=inside(tmp_path / "gone"), since_ns=query.since_ns, uid=0, event="e", limit=7
     )
-    call()
+    audit()
     assert service.last[2] == AuditQuery()
 
 
-def test_json(call: Call, service: FakeService) -> None:
-    document = json.loads(call("--json").out)
+def test_json(audit: Call, service: FakeService) -> None:
+    document = json.loads(audit("--json").out)
     assert document["items"] == [msgspec.to_builtins(deed())]
     assert (document["schema_version"], document["more"]) == (1, False)
 
 
-def test_events(call: Call, service: FakeService) -> None:
+def test_events(audit: Call, service: FakeService) -> None:
     """[audit-7]."""
-    done = call("--events", "--by", "7")
+    done = audit("--events", "--by", "7")
     cells = done.out.rstrip("\n").split("\t")
     assert service.last[0] == "audit events"
     assert service.last[2] == AuditQuery(uid=7)
@@ -118,30 +99,30 @@ def test_events(call: Call, service: FakeService) -> None:
         "rm -r home",
         "node-7, pid 42",
     ]
-    document = json.loads(call("--events", "--json").out)
+    document = json.loads(audit("--events", "--json").out)
     assert document["events"] == [msgspec.to_builtins(event())]
 
 
-def test_more(call: Call, service: FakeService) -> None:
+def test_more(audit: Call, service: FakeService) -> None:
     service.deeds_left_out = True
-    assert call().err.startswith("there may be more")
+    assert audit().err.startswith("there may be more")
 
 
-def test_odd_text_stays_in_its_cell(call: Call, service: FakeService) -> None:
+def test_odd_text_stays_in_its_cell(audit: Call, service: FakeService) -> None:
     service.deeds = [deed(path="a\nb\tc", command="rm \x1b[2J", host="h\n")]
-    out = call().out
+    out = audit().out
     assert out.count("\n") == 1
     assert out.count("\t") == 7
     assert "\x1b" not in out
 
 
-def test_refused(call: Call, service: FakeService) -> None:
+def test_refused(audit: Call, service: FakeService) -> None:
     service.failure = DeniedError(what="the mount is read-only")
-    assert call() == Done(ExitCode.DENIED, "", "cephfs-ext: error: the mount is read-only\n")
+    assert audit() == Done(ExitCode.DENIED, "", "cephfs-ext: error: the mount is read-only\n")
 
 
-def test_that_it_is_wrong(call: Call, service: FakeService) -> None:
+def test_that_it_is_wrong(audit: Call, service: FakeService) -> None:
     for words in (("--since", "yesterday"), ("--limit", "0"), ("--limit", "x")):
-        assert call(*words).code == ExitCode.USAGE
-    assert call("--by", "no-such-user").code == ExitCode.NOT_FOUND
+        assert audit(*words).code == ExitCode.USAGE
+    assert audit("--by", "no-such-user").code == ExitCode.NOT_FOUND
     assert service.calls == []

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import base64
-import gc
-import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
 
-from cephfs_ext.cli.main import cli, run
 from cephfs_ext.control.service import (
     Explanation,
     HeldBy,
@@ -29,49 +25,10 @@ from cephfs_ext.control.service import (
     TrashSpace,
 )
 from cephfs_ext.core.errors import DeniedError, ExitCode, NotFoundError
-from tests.unit.fake_gateway import FakeService, item, restored, serving
+from tests.unit.command import Call, Done
+from tests.unit.fake_gateway import FakeService, item, restored
 
 ID = "18eaf1b2aec46709.a7f8"
-
-
-class Done(NamedTuple):
-    """What a command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        assert document["schema_version"] == 1
-        return document
-
-
-Call = Callable[..., Done]
-
-
-@pytest.fixture
-def service() -> FakeService:
-    return FakeService()
-
-
-@pytest.fixture
-def call(
-    service: FakeService,
-    base: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Iterator[Call]:
-    monkeypatch.setenv("CEPHFS_EXT_SOCKET", str(base / "control.sock"))
-
-    def call(*words: str) -> Done:
-        code = run(cli, words, "cephfs-ext")
-        return Done(code, *capsys.readouterr())
-
-    with serving(service, base):
-        yield call
-        gc.collect()
 
 
 def inside(path: Path) -> str:
