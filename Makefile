@@ -72,9 +72,9 @@ check: deps-test venv ## format, lint, types, layers
 test: deps-test venv ## all tests, on both storages, with a cluster of their own
 	@$(SUDO) $(BIN)/python -m tests.cluster up
 	@mkdir -p build; \
-		$(PYTEST) $(MOUNT) $(CALM) >build/test-mount.log 2>&1 & mount=$$!; \
+		$(PYTEST) $(MOUNT) $(CALM) tests/faults >build/test-mount.log 2>&1 & mount=$$!; \
 		$(PYTEST) $(SLOW) >build/test-slow.log 2>&1 & slow=$$!; \
-		$(PYTEST) --ignore=tests/mount --ignore=tests/ceph; code=$$?; \
+		$(PYTEST) $(patsubst %,--ignore=tests/%,mount ceph faults); code=$$?; \
 		for part in $$mount $$slow; do wait $$part || code=1; done; \
 		cat build/test-mount.log build/test-slow.log; \
 		$(PYTEST) $(STORMY) || code=1; \
