@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import struct
-import threading
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,28 +32,33 @@ _TIMEOUT_S = 5.0
 
 @contextlib.contextmanager
 def freed(cluster: CephCluster) -> Iterator[None]:
-    """Fail over MDSs that have blocked themselves, while the body runs."""
-    ended = threading.Event()
+    """Fail over MDSs that have blocked themselves, while the body runs.
 
-    def watch() -> None:
-        while not ended.wait(_PAUSE_S):
-            for socket_path in (cluster.directory / "run").glob("mds.*.asok"):
-                _look_at(cluster, socket_path)
-
-    watcher = threading.Thread(target=watch, name="blocked MDSs", daemon=True)
-    watcher.start()
+    By a process of its own: some tests count the descriptors of theirs.
+    """
+    command = [sys.executable, "-m", "tests.cluster.blocked", str(cluster.directory)]
+    watcher = subprocess.Popen(command)
     try:
         yield
     finally:
-        ended.set()
-        watcher.join()
+        watcher.terminate()
+        watcher.wait()
+
+
+def watch(cluster: CephCluster) -> None:
+    """Look at the MDSs for as long as there is somebody who wants it."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(_PAUSE_S)
+        for socket_path in (cluster.directory / "run").glob("mds.*.asok"):
+            _look_at(cluster, socket_path)
 
 
 def _look_at(cluster: CephCluster, socket_path: Path) -> None:
     with contextlib.suppress(OSError, ValueError, struct.error, ClusterError):  # starting, or going
         if any(map(is_own_and_blocked, _ask(socket_path, "dump_blocked_ops").get("ops", []))):
             name = socket_path.name.split(".")[1]
-            print(f"mds.{name} has blocked itself; a standby takes over")
+            print(f"mds.{name} has blocked itself; a standby takes over", flush=True)
             cluster.ceph("mds", "fail", name)
 
 
@@ -69,3 +77,7 @@ def _ask(socket_path: Path, command: str) -> dict[str, Any]:
             (length,) = struct.unpack(">I", stream.read(4))
             answer: dict[str, Any] = json.loads(stream.read(length))
     return answer
+
+
+if __name__ == "__main__":
+    watch(CephCluster(Path(sys.argv[1])))
