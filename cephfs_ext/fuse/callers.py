@@ -5,6 +5,10 @@ container come from /proc of this host; when the process lives in a pid namespac
 from the daemon, FUSE says pid 0, and there are none. Root needs no groups. The process is
 remembered for a moment, since an `rm -rf` asks for it at every name.
 
+**Reading a command may block**, as long as the process likes: the kernel takes the lock of the
+process's memory for it, which a thread of the process may hold until we have written its pages. So
+it is done in a thread, and not waited for.
+
 Source: proc(5); docs/semantics.md [perm-3].
 """
 
@@ -14,6 +18,8 @@ import os
 import re
 import time
 from typing import NamedTuple, Protocol
+
+import trio
 
 from cephfs_ext.core.types import Credentials
 from cephfs_ext.fuse.cgroups import Workload, workload_of
@@ -27,6 +33,12 @@ _KEPT_S = 1.0
 
 _KEPT = 1024
 _COMMAND_BYTES = 256
+_PATIENCE_S = 0.25
+"""How long a command is waited for."""
+
+_READERS = 8
+"""Threads that read commands; where all hang nobody waits, and commands are left out."""
+
 _GROUP = re.compile(rb"^Tgid:\s*(\d+)$", re.MULTILINE)
 _STARTED = 19
 """Place of the time among the fields of `stat` that follow the command."""
@@ -111,10 +123,14 @@ def _read(pid: int, name: str, size: int = _FILE_BYTES) -> bytes:
         return b""
 
 
-def _read_process(thread: int) -> _Process:
-    """Read what there is to know of the process of a thread."""
+def _read_command(thread: int) -> str:
+    """Read the arguments of the process of a thread. Blocks."""
     raw = _read(thread, "cmdline", _COMMAND_BYTES)
-    command = raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+
+
+def _read_process(thread: int, command: str) -> _Process:
+    """Read what else there is to know of the process of a thread."""
     group = _GROUP.search(_read(thread, "status"))
     pid = int(group[1]) if group else thread
     return _Process(pid, command, _started(pid), workload_of(_read(thread, "cgroup")))
@@ -127,17 +143,20 @@ def _started(pid: int) -> int:
 
 
 class Callers:
-    """Turns requests into deleters."""
+    """Turns requests into deleters; within one `trio.run`."""
 
     def __init__(self) -> None:
+        self._readers = trio.CapacityLimiter(_READERS)
+        self._waiting = 0
+        """Reads of commands that somebody waits for; a thread may be under way without one."""
         self._processes: dict[int, tuple[float, _Process]] = {}
 
-    def deleter(self, request: Request, *, destroys: bool = True) -> Deleter:
+    async def deleter(self, request: Request, *, destroys: bool = True) -> Deleter:
         """Return who deletes, and by which process, which only what destroys something needs."""
         cred = credentials(request)
         if not destroys:
             return Deleter(cred, request.pid, "")
-        process = self._process(request.pid)
+        process = await self._process(request.pid)
         pod, container = process.workload
         return Deleter(cred, process.pid, process.command, process.started, pod, container)
 
@@ -146,12 +165,28 @@ class Callers:
         everything = request.uid == 0 and is_virtual(node_id) and is_of_this_host(request.pid)
         return Viewer(request.uid, everything)
 
-    def _process(self, thread: int) -> _Process:
-        now_s = time.monotonic()
+    async def _process(self, thread: int) -> _Process:
+        if not thread:
+            return _Process(0)
         until_s, process = self._processes.get(thread, (0.0, _Process(thread)))
-        if now_s >= until_s:
-            process = _read_process(thread) if thread else _Process(0)
+        if time.monotonic() >= until_s:
+            process = _read_process(thread, await self._command(thread))
             if len(self._processes) >= _KEPT:
                 self._processes.clear()
-            self._processes[thread] = (now_s + _KEPT_S, process)
+            self._processes[thread] = (time.monotonic() + _KEPT_S, process)
         return process
+
+    async def _command(self, thread: int) -> str:
+        """Read a command; nothing if that takes too long."""
+        if self._readers.borrowed_tokens - self._waiting >= _READERS:
+            return ""
+        command = ""
+        self._waiting += 1
+        try:
+            with trio.move_on_after(_PATIENCE_S):
+                command = await trio.to_thread.run_sync(
+                    _read_command, thread, limiter=self._readers, abandon_on_cancel=True
+                )
+        finally:
+            self._waiting -= 1
+        return command

@@ -101,7 +101,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Change attributes."""
         change = change_from_fuse(attr, fields)
-        who = self._callers.deleter(ctx, destroys=change.size == 0)
+        who = await self._callers.deleter(ctx, destroys=change.size == 0)
         try:
             changed = await self._fs.setattr(node_id, change, who, fh)
         except DeniedError:
@@ -161,12 +161,12 @@ class Operations(pyfuse3.Operations):
     @handler
     async def unlink(self, parent: NodeId, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a name that is no directory."""
-        await self._fs.unlink(parent, name, self._callers.deleter(ctx))
+        await self._fs.unlink(parent, name, await self._callers.deleter(ctx))
 
     @handler
     async def rmdir(self, parent: NodeId, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove an empty directory."""
-        await self._fs.rmdir(parent, name, self._callers.deleter(ctx))
+        await self._fs.rmdir(parent, name, await self._callers.deleter(ctx))
 
     @handler
     async def rename(
@@ -179,7 +179,7 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         """Rename."""
-        who = self._callers.deleter(ctx)
+        who = await self._callers.deleter(ctx)
         viewer = self._callers.viewer(parent, ctx)
         await self._fs.rename(parent, name, new_parent, new_name, flags, who, viewer)
 
@@ -188,7 +188,7 @@ class Operations(pyfuse3.Operations):
         self, node_id: NodeId, flags: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """Open a regular file; its pages are dropped, so that another client's writes show."""
-        who = self._callers.deleter(ctx, destroys=bool(flags & os.O_TRUNC))
+        who = await self._callers.deleter(ctx, destroys=bool(flags & os.O_TRUNC))
         fh = await self._fs.open(node_id, flags, who, self._callers.viewer(node_id, ctx))
         return pyfuse3.FileInfo(fh=fh, keep_cache=False)
 
@@ -197,7 +197,7 @@ class Operations(pyfuse3.Operations):
         self, parent: NodeId, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """Make and open a regular file."""
-        who = self._callers.deleter(ctx, destroys=bool(flags & os.O_TRUNC))
+        who = await self._callers.deleter(ctx, destroys=bool(flags & os.O_TRUNC))
         opened = await self._fs.create(parent, name, mode, ctx.umask, flags, who)
         return pyfuse3.FileInfo(fh=opened.fh, keep_cache=False), self._entry(opened.entry)
 

@@ -11,15 +11,27 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+import trio
+
 from cephfs_ext.core.types import Credentials
+from cephfs_ext.fuse import callers as module
 from cephfs_ext.fuse.callers import Callers, credentials
 from tests.posix.actors import SUPPLEMENTARY, spawn
+from trashbin.put import Deleter
 
 
 class Request(NamedTuple):
     uid: int
     gid: int
     pid: int
+
+
+def deleter(callers: Callers, request: Request, *, destroys: bool = True) -> Deleter:
+    async def ask() -> Deleter:
+        return await callers.deleter(request, destroys=destroys)
+
+    return trio.run(ask)
 
 
 def test_supplementary_groups_are_those_of_the_process() -> None:
@@ -39,7 +51,7 @@ def test_supplementary_groups_are_those_of_the_process() -> None:
 
 def test_hidden_process_has_no_groups_and_no_command() -> None:
     """[perm-3]: FUSE says pid 0 of a process that the gateway can't see."""
-    who = Callers().deleter(Request(1000, 1001, 0))
+    who = deleter(Callers(), Request(1000, 1001, 0))
     assert who.cred == Credentials(1000, 1001, ())
     assert (who.pid, who.command, who.started, who.pod, who.container) == (0, "", 0, "", "")
 
@@ -55,7 +67,7 @@ def test_thread_stands_for_its_process() -> None:
     callers, said = Callers(), []
 
     def ask() -> None:
-        said.append(callers.deleter(Request(0, 0, threading.get_native_id())))
+        said.append(deleter(callers, Request(0, 0, threading.get_native_id())))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -85,7 +97,7 @@ def test_name_of_a_process_is_not_taken_for_what_follows_it(tmp_path: Path) -> N
     with subprocess.Popen([program, "60"]) as child:
         try:
             _wait_for_its_program(child.pid)
-            who = Callers().deleter(Request(0, 0, child.pid))
+            who = deleter(Callers(), Request(0, 0, child.pid))
             assert (who.pid, who.started) == (child.pid, _started(child.pid))
             assert who.command == f"{program} 60"
         finally:
@@ -93,11 +105,31 @@ def test_name_of_a_process_is_not_taken_for_what_follows_it(tmp_path: Path) -> N
 
 
 def test_only_what_destroys_asks_for_the_process() -> None:
-    who = Callers().deleter(Request(0, 0, os.getpid()), destroys=False)
+    who = deleter(Callers(), Request(0, 0, os.getpid()), destroys=False)
     assert (who.command, who.started) == ("", 0)
 
 
 def test_command_is_that_of_the_process() -> None:
-    command = Callers().deleter(Request(0, 0, os.getpid())).command
+    command = deleter(Callers(), Request(0, 0, os.getpid())).command
     assert command.split()[0].endswith(os.path.basename(sys.executable)) or "pytest" in command
     assert len(command.encode()) <= 256
+
+
+@pytest.mark.parametrize("processes", [1, 30])
+def test_nobody_waits_for_a_command_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Who deletes holds the lock of its memory: what it is called is left out, soon at once."""
+    over = threading.Event()
+    monkeypatch.setattr(module, "_read_command", lambda _: str(over.wait()))
+
+    async def ask() -> list[Deleter]:
+        callers = Callers()
+        return [await callers.deleter(Request(0, 0, 1 << 30 | n)) for n in range(processes)]
+
+    begun_s = time.monotonic()
+    try:
+        assert [who.command for who in trio.run(ask)] == [""] * processes
+    finally:
+        over.set()
+    assert time.monotonic() - begun_s < 5
