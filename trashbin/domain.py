@@ -63,6 +63,18 @@ class Shard(NamedTuple):
         return self.key.raw
 
 
+class _Hour:
+    """An hour whose reference the domain has, and how many use it at this moment."""
+
+    __slots__ = ("is_dropped", "node", "users")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.users = 0
+        self.is_dropped = False
+        """True if the last user is to give the reference back."""
+
+
 class Domain:
     """The trash of one rename domain; build it with `open_domain`."""
 
@@ -85,7 +97,7 @@ class Domain:
         self._relief = relief
         self._shards: dict[Term, list[Shard]] = {}
         self._adding = trio.Lock()
-        self._hours: dict[tuple[Ino, bytes], Node] = {}
+        self._hours: dict[tuple[Ino, bytes], _Hour] = {}
 
     def service(self, name: bytes) -> Node:
         """Return one of the service directories (`layout.SERVICE_DIRS`)."""
@@ -170,11 +182,15 @@ class Domain:
     async def hour_in(self, above: Node, hour: bytes) -> Node:
         """Return the directory of an hour in a shard (or in `tombs`), made if it was missing.
 
-        The reference stays the domain's; that of an old hour may go at any time (`lent_hour`).
+        The reference stays the domain's, and may go at any time if `above` is a shard, or one of
+        tombstones (`lent_hour`).
 
         Raises:
             FullError: it could not be made, not even without quota.
         """
+        return (await self._hour_in(above, hour)).node
+
+    async def _hour_in(self, above: Node, hour: bytes) -> _Hour:
         key = (above.ino, hour)
         if key not in self._hours:
             node = await self.make(above, hour)
@@ -182,7 +198,7 @@ class Domain:
                 self.storage.forget(node)
             else:
                 self._forget_old_hours()
-                self._hours[key] = node
+                self._hours[key] = _Hour(node)
         return self._hours[key]
 
     @asynccontextmanager
@@ -206,7 +222,14 @@ class Domain:
     async def lent_hour(self, above: Node, hour: bytes) -> AsyncIterator[Node]:
         """Lend the directory of an hour, made if it was missing, of an old one too."""
         if not _is_old(hour):
-            yield await self.hour_in(above, hour)
+            lent = await self._hour_in(above, hour)
+            lent.users += 1
+            try:
+                yield lent.node
+            finally:
+                lent.users -= 1
+                if lent.is_dropped and not lent.users:
+                    self.storage.forget(lent.node)
             return
         node = await self.make(above, hour)
         try:
@@ -215,10 +238,15 @@ class Domain:
             self.storage.forget(node)
 
     def drop_hour(self, above: Node, hour: bytes) -> None:
-        """Forget a directory that turned out to be gone."""
-        node = self._hours.pop((above.ino, hour), None)
-        if node is not None:
-            self.storage.forget(node)
+        """Forget a directory that turned out to be gone, or may be: others may be using it."""
+        self._drop((above.ino, hour))
+
+    def _drop(self, key: tuple[Ino, bytes]) -> None:
+        hour = self._hours.pop(key, None)
+        if hour is not None and hour.users:
+            hour.is_dropped = True
+        elif hour is not None:
+            self.storage.forget(hour.node)
 
     async def make(self, above: Node, name: bytes) -> Node:
         """Make (or find) a directory of the trash; the caller owns the reference.
@@ -290,7 +318,7 @@ class Domain:
     def _forget_old_hours(self) -> None:
         for key in list(self._hours):
             if _is_old(key[1]):
-                self.storage.forget(self._hours.pop(key))
+                self._drop(key)
 
     async def is_whole(self) -> bool:
         """Tell whether everything is in its place; other clients may remove what they like."""
@@ -311,10 +339,10 @@ class Domain:
 
     def close(self) -> None:
         """Give all references back, but not that to the domain's root, which is the opener's."""
-        own = [self.trash, *self.directories.values(), *self._hours.values()]
-        for node in own:
+        for node in (self.trash, *self.directories.values()):
             self.storage.forget(node)
-        self._hours.clear()
+        for key in list(self._hours):
+            self._drop(key)
 
 
 def _is_old(hour: bytes) -> bool:

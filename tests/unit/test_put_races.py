@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cephfs_ext.core.clock import MonotonicNs
-from cephfs_ext.core.errors import NotEmptyError
+from cephfs_ext.core.errors import NotEmptyError, NotFoundError
 from cephfs_ext.core.types import GATEWAY
 from cephfs_ext.storage.posix import PosixStorage
 from trashbin.domain import Domain
@@ -168,3 +168,39 @@ def test_directory_whose_name_is_taken_meanwhile_stays_in_the_trash(
         assert len(list((tmp_path / ".trashbin").glob("r0.*/*/*.directory/file"))) == 1
 
     play(script)
+
+
+def test_directory_that_one_delete_uses_is_not_closed_by_another(
+    play: Play, tmp_path: Path
+) -> None:
+    """[unlink-1]: a delete that finds no name doubts the hour, which others use."""
+
+    async def script(scene: Scene) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).write_text(name)
+        (tmp_path / "elsewhere").mkdir()
+        opened = []
+        begun = scene.storage.rename
+
+        async def rename(parent: Any, leaf: bytes, *rest: Any) -> None:
+            if leaf == b"one":
+                scene.before("rename", b"two", (tmp_path / "two").unlink)
+                with pytest.raises(NotFoundError):
+                    await scene.delete(b"two", how="file")
+                opened.append(os.open(tmp_path / "elsewhere", os.O_PATH))
+            await begun(parent, leaf, *rest)
+
+        scene.storage.rename = rename  # type: ignore[assignment,method-assign]
+        await scene.delete(b"one", how="file")
+        os.close(*opened)
+        assert os.listdir(tmp_path / "elsewhere") == []
+        (kept,) = (tmp_path / ".trashbin").rglob("*.one")
+        assert kept.read_text() == "one"
+        assert len(scene.storage._nodes) == nodes_of(scene.domain) + 2  # and what was deleted
+
+    play(script)
+
+
+def nodes_of(domain: Domain) -> int:
+    """Count the references that a domain has."""
+    return 1 + len(domain.directories) + len(domain._hours)
