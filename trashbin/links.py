@@ -16,7 +16,7 @@ import trio
 
 from cephfs_ext.core.errors import ExistsError, FSError, NotFoundError
 from cephfs_ext.core.ports import Node, Storage
-from cephfs_ext.core.types import GATEWAY, Ino
+from cephfs_ext.core.types import GATEWAY, Credentials, Ino
 from trashbin import layout, tombs
 from trashbin.domain import Domain, lying_in
 from trashbin.layout import EntryName, Term
@@ -34,17 +34,24 @@ async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> boo
     return found.attr.ino == ino
 
 
-async def remove_other_link(domain: Domain, at: Node, name: bytes, ino: Ino) -> bool:
+async def remove_other_link(
+    domain: Domain, at: Node, name: bytes, ino: Ino, cred: Credentials = GATEWAY
+) -> bool:
     """Really remove a name of an inode that has another one.
+
+    Args:
+        cred: of whom it is removed for.
 
     Returns:
         False if it was the last one, or not the inode's: then nothing has changed.
     """
     async with domain.storage.exclusive(domain.lock_of(ino)):
-        return await _remove(domain.storage, at, name, ino)
+        return await _remove(domain.storage, at, name, ino, cred)
 
 
-async def _remove(storage: Storage, at: Node, name: bytes, ino: Ino) -> bool:
+async def _remove(
+    storage: Storage, at: Node, name: bytes, ino: Ino, cred: Credentials = GATEWAY
+) -> bool:
     try:
         found = await storage.lookup(at, name)
     except NotFoundError:
@@ -52,7 +59,7 @@ async def _remove(storage: Storage, at: Node, name: bytes, ino: Ino) -> bool:
     storage.forget(found.node)
     if found.attr.ino != ino or found.attr.is_dir or found.attr.nlink < 2:
         return False
-    await storage.unlink(at, name, GATEWAY)
+    await storage.unlink(at, name, cred)
     return True
 
 

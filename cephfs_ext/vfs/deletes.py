@@ -34,7 +34,7 @@ from trashbin.audit import Audit, Bypass, Was, kind_of
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
-from trashbin.links import is_promised
+from trashbin.links import is_promised, remove_other_link
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
 
@@ -140,12 +140,33 @@ class Deletes:
             bypass = await self._carry_out(
                 verdict,
                 lambda: self._trash_file(parent, name, victim, who, verdict.term),
-                lambda: self._storage.unlink(above, name, who.cred),
+                lambda: self._remove_file(parent, name, victim, who, verdict),
             )
             if bypass is not None:
                 self.bypassed(parent, name, victim.attr, who, bypass, kind_of(victim.attr))
         finally:
             self._storage.forget(victim.node)
+
+    async def _remove_file(
+        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, verdict: Verdict
+    ) -> None:
+        """Really remove a name; one of several only while there is another.
+
+        What a rule exempts may have a name that isn't exempt, and is deleted at this moment: a
+        tombstone would stand for it that has no inode.
+        """
+        above = self._nodes[parent].node
+
+        async def step(domain: Domain, _: Place) -> None:
+            ino = victim.attr.ino
+            if not await remove_other_link(domain, above, name, ino, who.cred):
+                raise _RacedError
+
+        if verdict.bypass == "policy" and victim.attr.nlink > 1:
+            with contextlib.suppress(FullError):  # there is no room for a lock
+                await self.in_domain(parent, name, step)
+                return
+        await self._storage.unlink(above, name, who.cred)
 
     async def _trash_file(
         self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term
