@@ -30,7 +30,18 @@ from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.expire import SLACK_S, Expiry
 from trashbin.files import remove_quietly
-from trashbin.space import Capacity, HourWeight, Room, Scales, add, capacity_of, weigh
+from trashbin.space import (
+    NOTHING,
+    Capacity,
+    HourWeight,
+    Room,
+    Scales,
+    add,
+    capacity_of,
+    minus,
+    sum_of,
+    weigh,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +56,6 @@ _STORAGE_LAG_S = 600.0
 
 _DAY = 24
 """Hours that the rate is taken from."""
-
-_NOTHING = Weight(0, 0)
 
 
 class Watermarks(NamedTuple):
@@ -106,11 +115,6 @@ def unseen(claimed: Claimed, capacity: Capacity) -> Weight:
     )
 
 
-def minus(one: Weight, other: Weight) -> Weight:
-    """Return what is left."""
-    return Weight(max(0, one.size - other.size), max(0, one.files - other.files))
-
-
 def to_claim(
     hours: Iterable[HourWeight], needed: Weight, *, now_s: float, guaranteed_s: float
 ) -> list[HourWeight]:
@@ -122,7 +126,7 @@ def to_claim(
         hours: those that expire, the next ones first.
     """
     chosen: list[HourWeight] = []
-    got = _NOTHING
+    got = NOTHING
     for one in hours:
         if one.end_s + guaranteed_s + SLACK_S > now_s:
             continue
@@ -136,10 +140,7 @@ def to_claim(
 
 def weight_of(hours: Iterable[HourWeight]) -> Weight:
     """Add up."""
-    total = _NOTHING
-    for one in hours:
-        total = add(total, one.weight)
-    return total
+    return sum_of(one.weight for one in hours)
 
 
 def rate(hours: Sequence[HourWeight], *, now_s: float) -> Weight | None:
@@ -225,7 +226,7 @@ class Pressure:
 
     def _expose(self) -> None:
         surveys = self.surveys
-        trash = weight_of(HourWeight(b"", b"", survey.trash) for survey in surveys)
+        trash = sum_of(survey.trash for survey in surveys)
         known = [one.guaranteed_s for one in surveys if one.guaranteed_s is not None]
         self._meter.set("trash_bytes", trash.size)
         self._meter.set("trash_entries", trash.files)
@@ -269,13 +270,13 @@ class Pressure:
         except FSError as exc:
             _log.warning("the trash of domain %x can't be let go: %s", domain.root.ino, exc)
             return True
-        if left != _NOTHING and (known is None or not known.is_helpless):
+        if left != NOTHING and (known is None or not known.is_helpless):
             _log.warning(
                 "domain %x is too full, and what of its trash is older than %.0f s isn't enough: "
                 "%d bytes, %d files are left to go; purge, or add room",
                 domain.root.ino, self._watermarks.guaranteed_s, *left,
             )  # fmt: skip
-        return left != _NOTHING
+        return left != NOTHING
 
     async def _relieve(self, domain: Domain) -> Weight:
         """Let go what is needed, if no other gateway is about to; return what is left to go."""
@@ -284,14 +285,14 @@ class Pressure:
         except FullError:  # a pool without room has none for a new lock either
             lock = contextlib.nullcontext()
         if lock is None:
-            return _NOTHING
+            return NOTHING
         async with lock:
             capacity = await capacity_of(domain)
             needed = minus(
                 shortage(capacity, self._watermarks.low), await self._under_way(domain, capacity)
             )
-            if capacity.share <= self._watermarks.high or needed == _NOTHING:
-                return _NOTHING
+            if capacity.share <= self._watermarks.high or needed == NOTHING:
+                return NOTHING
             chosen = to_claim(
                 self._in_order(await self._scales.hours(domain, anew=True)),
                 needed,
@@ -340,7 +341,7 @@ class Pressure:
         if purging.files:
             await _write_note(domain, claimed._replace(at_s=time.time()))
         elif time.time() - claimed.at_s > lag_s:
-            return _NOTHING
+            return NOTHING
         left = unseen(claimed, capacity)
         return Weight(max(purging.size, left.size), max(purging.files, left.files))
 

@@ -8,8 +8,10 @@ changed, but never for more than a small part of the time.
 
 from __future__ import annotations
 
+import functools
 import stat
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cephfs_ext.core.errors import NotFoundError
@@ -29,7 +31,7 @@ _WEIGHED_S = 600.0
 _REMEMBERED = 100_000
 """Hours of shards whose weights are remembered; all are forgotten beyond it."""
 
-_NOTHING = Weight(0, 0)
+NOTHING = Weight(0, 0)
 
 
 class Room(NamedTuple):
@@ -78,6 +80,16 @@ def add(one: Weight, other: Weight) -> Weight:
     return Weight(one.size + other.size, one.files + other.files)
 
 
+def minus(one: Weight, other: Weight) -> Weight:
+    """Return what is left."""
+    return Weight(max(0, one.size - other.size), max(0, one.files - other.files))
+
+
+def sum_of(weights: Iterable[Weight]) -> Weight:
+    """Add up any number."""
+    return functools.reduce(add, weights, NOTHING)
+
+
 async def capacity_of(domain: Domain) -> Capacity:
     """Return the room that a domain has: its quota, else that of the storage.
 
@@ -92,7 +104,7 @@ async def capacity_of(domain: Domain) -> Capacity:
         size = Room(below.size, limit.size)
     if below is not None and limit.files:
         files = Room(below.files, limit.files)
-    return Capacity(size, files, limit != _NOTHING)
+    return Capacity(size, files, limit != NOTHING)
 
 
 def _size_of(stats: StatFs) -> Room:
@@ -181,7 +193,7 @@ async def _count(storage: Storage, top: Node) -> Weight:
 
     Of a file with several names each has its part. Holds as many references as the tree is deep.
     """
-    total = _NOTHING
+    total = NOTHING
     stack = [_Level(top)]
     total = add(total, await _count_one(storage, stack[0]))
     try:

@@ -10,7 +10,7 @@ import click
 
 from cephfs_ext.cli.connect import connect, relative
 from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
-from cephfs_ext.cli.output import human_size, print_json, print_rows, printable
+from cephfs_ext.cli.output import human_size, human_time, print_json, print_rows, printable
 from cephfs_ext.control.service import (
     AuditEvent,
     AuditEventReport,
@@ -123,9 +123,8 @@ def _user(uid: int) -> str:
 
 
 def _cells(item: AuditItem) -> tuple[str, ...]:
-    when = datetime.datetime.fromtimestamp(item.deleted_ns / 1e9).astimezone()
     return (
-        when.strftime("%Y-%m-%d %H:%M:%S"),
+        human_time(item.deleted_ns / 1e9),
         printable(_user(item.uid)),
         printable(item.event or "?"),
         item.kind,
@@ -186,5 +185,4 @@ def _by(item: AuditItem) -> str:
 def _local(time_utc: str | None) -> str:
     if time_utc is None:
         return ""
-    when = datetime.datetime.fromisoformat(time_utc).astimezone()
-    return when.strftime("%Y-%m-%d %H:%M:%S")
+    return human_time(datetime.datetime.fromisoformat(time_utc).timestamp())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Collection, Sequence
 
@@ -25,6 +26,15 @@ def print_json(document: object) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+
+
+def human_time(time_s: float) -> str:
+    """Return a time as people read it where they are, to the second.
+
+    Args:
+        time_s: seconds since the epoch.
+    """
+    return datetime.datetime.fromtimestamp(time_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def human_duration(seconds: float) -> str:

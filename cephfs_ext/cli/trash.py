@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import os
 import re
 import sys
@@ -16,7 +15,14 @@ import msgspec
 
 from cephfs_ext.cli.connect import Connection, connect, relative
 from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
-from cephfs_ext.cli.output import human_duration, human_size, print_json, print_rows, printable
+from cephfs_ext.cli.output import (
+    human_duration,
+    human_size,
+    human_time,
+    print_json,
+    print_rows,
+    printable,
+)
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import (
     Allowed,
@@ -180,7 +186,7 @@ def _event_cells(trees: Sequence[TrashItem]) -> tuple[str, ...]:
     sizes = [item.size_bytes for item in trees if item.size_bytes is not None]
     return (
         newest.event or newest.id,
-        _local(newest.deleted_ns),
+        human_time(newest.deleted_ns / 1e9),
         str(newest.deleter_uid),
         str(len(trees)),
         str(sum(entries)) if len(entries) == len(trees) else "?",
@@ -189,14 +195,10 @@ def _event_cells(trees: Sequence[TrashItem]) -> tuple[str, ...]:
     )
 
 
-def _local(time_ns: int) -> str:
-    return datetime.datetime.fromtimestamp(time_ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _cells(item: TrashItem) -> tuple[str, ...]:
     return (
         item.id,
-        _local(item.deleted_ns),
+        human_time(item.deleted_ns / 1e9),
         str(item.deleter_uid),
         item.kind + (" (held)" if item.held else ""),
         "?" if item.entries is None else str(item.entries),

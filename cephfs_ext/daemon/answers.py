@@ -48,6 +48,7 @@ from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
+from trashbin.expire import total
 from trashbin.fates import Became
 from trashbin.hold import REASON_LIMIT, Moved, Note
 from trashbin.layout import parse_id
@@ -215,19 +216,9 @@ class Answers:
         ids = [listed.tree.top.entry.id for listed in named if listed.is_held]
         held = [entry_id for entry_id in ids if entry_id in request.ids]
         items = [await self._item(listed) for listed in trees]
-        if request.dry_run:
-            return PurgeReport(
-                dry_run=True,
-                trees=items,
-                not_found=missing,
-                files=0,
-                dirs=0,
-                failures=0,
-                held=held,
-            )
-        removed = await self._trash.purge(who, trees)
+        removed = total(()) if request.dry_run else await self._trash.purge(who, trees)
         return PurgeReport(
-            dry_run=False,
+            dry_run=request.dry_run,
             trees=items,
             not_found=missing,
             files=removed.files,

@@ -35,10 +35,10 @@ from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
 from trashbin.links import is_promised, remove_other_link
+from trashbin.paths import below
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
 
-_ENTRIES_XATTR = b"ceph.dir.rentries"
 _log = logging.getLogger(__name__)
 
 _TELL_FULL_S = 60.0
@@ -288,8 +288,9 @@ class Deletes:
         if not permits(victim.attr, cred, WRITE, acl):
             raise DeniedError(errno.EACCES)
         if self._brake.is_on:
-            with contextlib.suppress(FSError, ValueError):
-                return int(await self._storage.getxattr(victim.node, _ENTRIES_XATTR))
+            with contextlib.suppress(FSError):
+                weight = await self._storage.weigh(victim.node)
+                return 1 if weight is None else 1 + weight.files
         return 1
 
     async def replace(
@@ -401,15 +402,14 @@ class Deletes:
         """Count and record something that is really removed."""
         self._meter.count("trash_bypasses_total", reason=bypass.reason)
         above = self._nodes.path(parent, self._storage.root.ino)
-        path = above + b"/" + name if above else name
-        was = Was(path, _UNKNOWN, b"", victim, kind)
+        was = Was(below(above, name), _UNKNOWN, b"", victim, kind)
         self._audit.bypassed(was, who, bypass)
 
     async def _decision(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
         """Ask the policy."""
         above = self._nodes.path(parent, self._storage.root.ino)
         thing = Candidate(
-            path=above + b"/" + name if above else name,
+            path=below(above, name),
             mode=victim.mode,
             size_bytes=victim.size,
             mtime_ns=victim.mtime_ns,
@@ -482,8 +482,7 @@ class Deletes:
         domain = await self._domains.of(chain, path)
         rank = await self._storage.rank_of(path)
         directory = self._nodes.path(parent, domain.root.ino)
-        whole = directory + b"/" + name if directory else name
-        place = Place(chain[0], name, whole, rank, term)
+        place = Place(chain[0], name, below(directory, name), rank, term)
         try:
             await step(domain, place)
         except FSError as exc:

@@ -12,13 +12,12 @@ from trashbin.pressure import (
     Claimed,
     Watermarks,
     guaranteed_s,
-    minus,
     rate,
     shortage,
     to_claim,
     unseen,
 )
-from trashbin.space import Capacity, HourWeight, Room, _files_of, _size_of
+from trashbin.space import Capacity, HourWeight, Room, _files_of, _size_of, minus
 
 _NOW_S = 1_795_500_000 // 3600 * 3600 + 1800
 """Half past an hour."""
