@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from tests.cluster.ceph import CephCluster
 from tests.gateway import Gateway, ceph_gateway
 from tests.posix.actors import errno_of
+from tests.waiting import wait_until
 
-_WAIT_S = 60.0
+_wait_until = functools.partial(wait_until, within_s=60.0)
 
 
 @contextlib.contextmanager
@@ -33,13 +35,6 @@ def _is_full(cluster: CephCluster, pool: str) -> bool:
     pools = cluster.ceph("osd", "dump")["pools"]
     (flags,) = [one["flags_names"] for one in pools if one["pool_name"] == pool]
     return "full" in flags.split(",")
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + _WAIT_S
-    while not condition():
-        assert time.monotonic() < until, "it doesn't come true"
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -10,21 +10,23 @@ each delete changes, belongs to the rank of the directory above it.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.ceph import CephCluster
 from tests.gateway import Gateway, ceph_gateway, file_system
+from tests.waiting import wait_until
 
 _RANKS = (0, 1)
 _FILES = 100
 _SETTLED_S = 5.0
 """For so long no server has asked another for anything."""
-_PATIENCE_S = 60.0
+_wait_for = functools.partial(wait_until, within_s=60.0)
 _CONTENT = b"x" * 5000
 
 
@@ -41,13 +43,6 @@ def _peer_requests(cluster: CephCluster) -> int:
         cluster.ceph("tell", f"mds.{rank}", "perf", "dump", "mds_server") for rank in _RANKS
     ]
     return sum(one["mds_server"]["handle_peer_request"] for one in counters)
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def _wait_until_settled(cluster: CephCluster) -> None:

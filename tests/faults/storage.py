@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.ceph import CephCluster
@@ -45,6 +46,13 @@ class Back:
         os.makedirs(f"{self._trash}/r0.00/{hour}", 0o700, exist_ok=True)
         with open(f"{self._trash}/r0.00/{hour}/{name}", "wb") as file:
             file.write(bytes(size))
+
+    def append(self, path: str, data: bytes) -> None:
+        """Write at the end of a file, below directories that are made where they are missing."""
+        whole = Path(f"{self._trash}/{path}")
+        whole.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with whole.open("ab") as stream:
+            stream.write(data)
 
     def _homes(self) -> list[str]:
         """Return what has hours that expire: the shards, and the tombstones."""
@@ -87,6 +95,13 @@ class _CephBack(Back):
         fd = self._fs.open(f"{directory}/{name}", "w", 0o600)
         for off in range(0, size, 1 << 20):
             self._fs.write(fd, bytes(min(1 << 20, size - off)), off)
+        self._fs.close(fd)
+
+    def append(self, path: str, data: bytes) -> None:
+        whole = f"{self._trash}/{path}"
+        self._fs.mkdirs(whole.rpartition("/")[0], 0o700)
+        fd = self._fs.open(whole, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        self._fs.write(fd, data, -1)
         self._fs.close(fd)
 
     def _rename(self, old: str, new: str) -> None:

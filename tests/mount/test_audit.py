@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
 import socket
 import stat
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ import pytest
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import AuditItem, AuditQuery, AuditReport
 from cephfs_ext.core.errors import ExitCode
-from tests.cluster.ceph import CephCluster
-from tests.gateway import Gateway, file_system, posix_gateway
+from tests.faults.storage import Back
+from tests.gateway import Gateway, posix_gateway
 from tests.posix.actors import OWNER, STRANGER, User, as_user
+from tests.waiting import wait_until
 from trashbin import layout
 from trashbin.journal import Record
 
 NOBODY = User(12345, 12345)
-_PATIENCE_S = 30.0
+_wait_until = functools.partial(wait_until, within_s=30.0)
 
 
 class Audit:
@@ -71,13 +72,6 @@ def a_file(path: Path, content: str = "content", owner: User | None = None) -> P
     if owner is not None:
         os.chown(path, owner.uid, owner.gid)
     return path
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def rm(*arguments: str | Path, user: User | None = None, cwd: Path | None = None) -> None:
@@ -275,7 +269,7 @@ class TestNotKept:
         (base / "source/.trashbin").symlink_to("/nowhere")
         with gateway.mounted("-o", "trash.enabled=false"):
             os.unlink(a_file(gateway.path / "file"))
-            wait_until(lambda: "journal failed" in gateway.log)
+            _wait_until(lambda: "journal failed" in gateway.log)
             os.unlink(a_file(gateway.path / "file"))
             assert gateway.run("audit", str(gateway.path)).returncode != ExitCode.OK
         assert os.listdir(base / "source") == [".trashbin"]
@@ -382,35 +376,6 @@ class TestEvents:
             assert sorted(os.listdir(unmounted.path / "tree")) == ["a", "b"]
 
 
-class Back:
-    """Files of the trash, written beside the gateway."""
-
-    def __init__(self, source: str, cluster: CephCluster | None) -> None:
-        self._top = source.partition(":")[2] + "/.trashbin/"
-        self._cluster = cluster
-
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file, below directories that are made where they are missing."""
-        if self._cluster is None:
-            whole = Path(self._top + path)
-            whole.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with whole.open("ab") as stream:
-                stream.write(data)
-            return
-        with file_system(self._cluster) as fs:
-            above = (self._top + path).rpartition("/")[0]
-            fs.mkdirs(above, 0o700)
-            fd = fs.open(self._top + path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-            fs.write(fd, data, -1)
-            fs.close(fd)
-
-
-@pytest.fixture
-def back(unmounted: Gateway, request: pytest.FixtureRequest) -> Back:
-    is_ceph = unmounted.source.startswith("ceph:")
-    return Back(unmounted.source, request.getfixturevalue("cluster") if is_ceph else None)
-
-
 def _line(deleted_ns: int, path: str, **more: Any) -> bytes:
     entry_id = f"{deleted_ns:016x}.0001"
     fields = {"owner": OWNER.uid, "host": "a-host", **more}
@@ -426,11 +391,11 @@ class TestLater:
         with unmounted.mounted():
             unmounted.umount()
             entry = layout.EntryName(deleted_ns, "0001", STRANGER.uid, layout.Ino(1), b"thesis")
-            back.write(f"journal/{hour}.0001.jsonl", _line(deleted_ns, "home/thesis"))
-            back.write(f"r0.00/{hour}/{os.fsdecode(entry.path[0])}", b"old")
+            back.append(f"journal/{hour}.0001.jsonl", _line(deleted_ns, "home/thesis"))
+            back.append(f"r0.00/{hour}/{os.fsdecode(entry.path[0])}", b"old")
             unmounted.mount()
             path = str(unmounted.path / "home/thesis")
-            wait_until(lambda: unmounted.json("audit", path)["items"][0]["became"] == "expired")
+            _wait_until(lambda: unmounted.json("audit", path)["items"][0]["became"] == "expired")
             (item,) = unmounted.json("audit", path)["items"]
             assert (item["uid"], item["command"]) == (STRANGER.uid, "rm it")
             assert (item["became_by"], item["became_on"]) == (None, socket.gethostname())
@@ -449,7 +414,7 @@ class TestLater:
                 items = unmounted.json("audit", str(unmounted.path))["items"]
                 return [item["became"] for item in items]
 
-            wait_until(lambda: told() == ["in_trash", "outdated"])
+            _wait_until(lambda: told() == ["in_trash", "outdated"])
             item = unmounted.json("audit", str(unmounted.path))["items"][1]
             assert (item["expires_at"], item["became_by"]) == (None, None)
             assert item["became_at"] >= item["deleted_at"]
@@ -476,10 +441,10 @@ class TestLater:
             '"kind":"file","ino":3,"parent_token":""}\n' % (now_ns - 3)
         )
         with unmounted.mounted():
-            back.write(name, old.encode())
-            back.write(name, _line(now_ns - 2, "torn")[:-20] + b"\n")
-            back.write(name, b"\xff\xfe nonsense\n" + _line(now_ns - 1, "whole"))
-            back.write(name, _line(now_ns, "torn")[:40])
+            back.append(name, old.encode())
+            back.append(name, _line(now_ns - 2, "torn")[:-20] + b"\n")
+            back.append(name, b"\xff\xfe nonsense\n" + _line(now_ns - 1, "whole"))
+            back.append(name, _line(now_ns, "torn")[:40])
             items = unmounted.json("audit", str(unmounted.path))["items"]
             assert [(item["path"], item["owner_uid"], item["event"]) for item in items] == [
                 ("whole", OWNER.uid, None),
@@ -490,7 +455,7 @@ class TestLater:
         """[audit-5]: what another gateway has written is told by any."""
         with unmounted.mounted():
             rm(a_file(unmounted.path / "file"))
-            wait_until(lambda: unmounted.metric("journal_records_total") == 1)
+            _wait_until(lambda: unmounted.metric("journal_records_total") == 1)
             unmounted.kill()
             unmounted.mount()
             (item,) = unmounted.json("audit", str(unmounted.path))["items"]
@@ -543,7 +508,7 @@ class TestCommand:
         """[audit-4], [trash-1]: command lines of others are in them."""
         with unmounted.mounted():
             rm(a_file(unmounted.path / "file"))
-            wait_until(lambda: unmounted.metric("journal_records_total") == 1)
+            _wait_until(lambda: unmounted.metric("journal_records_total") == 1)
             if unmounted.source.startswith("posix:"):
                 trash = Path(unmounted.source.removeprefix("posix:")) / ".trashbin"
                 modes = [stat.S_IMODE(path.stat().st_mode) for path in trash.glob("journal/*")]

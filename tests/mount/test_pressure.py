@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from tests.conftest import STORAGES
 from tests.faults.storage import Back
 from tests.gateway import Gateway, ceph_gateway, file_system
 from tests.posix.actors import errno_of
+from tests.waiting import wait_until
 
 _MIB = 1 << 20
 _ROOM = 40 * _MIB
 _WAIT_S = 60.0
+_wait_until = functools.partial(wait_until, within_s=_WAIT_S)
 _ROUNDS = 4
 _EACH = 4 * _MIB
 _HOURS = [f"2026-01-01T0{number}" for number in range(6)]
@@ -94,13 +97,6 @@ def _fill(site: Site, hours: list[str]) -> None:
 
 def _left(site: Site) -> list[str]:
     return sorted(name for name in site.back.names("r0.00") if name != "fresh")
-
-
-def _wait_until(condition: Callable[[], bool], what: Callable[[], object] = lambda: "") -> None:
-    until = time.monotonic() + _WAIT_S
-    while not condition():
-        assert time.monotonic() < until, what()
-        time.sleep(0.1)
 
 
 def _wait_for_rounds(gateway: Gateway) -> None:

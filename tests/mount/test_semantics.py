@@ -9,6 +9,7 @@ import base64
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import os
 import signal
@@ -34,8 +35,9 @@ from cephfs_ext.core.errors import ExitCode, UserError
 from tests.cluster.ceph import CephCluster
 from tests.gateway import Gateway, ceph_gateway, posix_gateway
 from tests.posix.actors import OWNER, STRANGER, User, as_user, errno_of, name_of
+from tests.waiting import wait_until
 
-_SHOWS_S = 10.0
+_wait_until = functools.partial(wait_until, within_s=10.0)
 """How long a change that shows within a second is waited for, on a busy machine."""
 
 _OLD_HOUR = "2026-01-01T00"
@@ -480,13 +482,6 @@ class TestCeph:
         for name in ("plain", "link", "empty"):
             assert trash.restore(realm / name) == "restored"
         assert (realm / "link").samefile(realm / "twin")
-
-
-def _wait_until(true: object) -> None:
-    until = time.monotonic() + _SHOWS_S
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_df_shows_the_quota_of_what_is_served(cluster: CephCluster, base: Path) -> None:

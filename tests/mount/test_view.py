@@ -24,8 +24,9 @@ from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import TrashListing, TrashQuery
 from tests.gateway import Gateway, file_system
 from tests.posix.actors import OWNER, STRANGER, as_user, errno_of, name_of, spawn
+from tests.waiting import wait_until
 
-_SHOWS_S = 10.0
+wait_for = functools.partial(wait_until, within_s=10.0)
 """How long something that shows within a second is waited for, on a busy machine."""
 
 _LOOKS = 50
@@ -54,14 +55,6 @@ def listing(directory: Path) -> list[str]:
         for above, dirs, files in os.walk(top):
             result += [os.path.relpath(os.path.join(above, name), top) for name in dirs + files]
     return sorted(result)
-
-
-def wait_for(fact: Callable[[], bool]) -> None:
-    """Wait for something that becomes true."""
-    end = time.monotonic() + _SHOWS_S
-    while not fact():
-        assert time.monotonic() < end, "it doesn't become true"
-        time.sleep(0.05)
 
 
 def tree(top: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.posix.deviations import PEER, RACES, reason_for
+from tests.posix.deviations import PEER, reason_for
 from tests.posix.targets import Mount, targets
 
 _TARGETS = pytest.StashKey[dict[str, Mount]]()
@@ -39,8 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             target_id, test = _names_of(item)
             reason = reason_for(target_id, test)
             if reason is not None:
-                must_fail = reason not in RACES and target_id != PEER
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=must_fail))
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=target_id != PEER))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,10 +1,10 @@
 """What the file systems under test are known to do otherwise, and why.
 
 A test listed here must fail on that target: one that begins to pass fails the run, and its line
-goes. Only a race may pass (`RACES`). ceph-fuse is the peer, here to compare with: what it does
-otherwise is reported and never fails the run, since on a loaded machine its attributes are late
-now and then. Patterns are matched, as fnmatch does, against `module::function` or, for one case of
-a parametrised test, `module::function(case)`.
+goes. ceph-fuse is the peer, here to compare with: what it does otherwise is reported and never
+fails the run, since on a loaded machine its attributes are late now and then. Patterns are matched,
+as fnmatch does, against `module::function` or, for one case of a parametrised test,
+`module::function(case)`.
 
 `local` and the gateway over posix storage have none, and must never have any. The gateway over
 CephFS may have only those of ceph-fuse.
@@ -88,9 +88,6 @@ DEVIATIONS: dict[str, Deviations] = {
 }
 
 PEER = "ceph-fuse"
-
-# Lost by chance: these may also pass.
-RACES = {_OTHER_LINK}
 
 
 def reason_for(target_id: str, test: str) -> str | None:
