@@ -54,10 +54,10 @@ def test_dead_child_is_an_error() -> None:
 
 
 def test_no_zombie_is_left() -> None:
-    with spawn(lambda: time.sleep(60)):
+    with spawn(lambda: time.sleep(60)) as child:
         pass
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(child.pid, os.WNOHANG)
 
 
 def test_wrong_errno_fails_a_test() -> None:
