@@ -237,6 +237,18 @@ class Domain:
         finally:
             self.storage.forget(node)
 
+    async def in_hour(self, above: Node, hour: bytes, step: Callable[[], Awaitable[None]]) -> None:
+        """Carry out a step that lends an hour, anew if the hour has been removed meanwhile.
+
+        Raises:
+            NotFoundError: what else the step needs is gone.
+        """
+        try:
+            await step()
+        except NotFoundError:
+            self.drop_hour(above, hour)
+            await step()
+
     def drop_hour(self, above: Node, hour: bytes) -> None:
         """Forget a directory that turned out to be gone, or may be: others may be using it."""
         self._drop((above.ino, hour))

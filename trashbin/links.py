@@ -11,17 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from cephfs_ext.core.errors import ExistsError, FSError, NotFoundError
 from cephfs_ext.core.ports import Node, Storage
-from cephfs_ext.core.types import GATEWAY, Credentials, Ino
+from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout, tombs
+from trashbin.catalog import Item, names_of_hour, scan_some
 from trashbin.domain import Domain, lying_in
 from trashbin.layout import EntryName, Term
 
 _log = logging.getLogger(__name__)
+
+_SAME_DELETE_NS = 60_000_000_000
+"""What is deleted from one place within this time is taken for deleted once: longer than a delete
+takes, and than clocks of gateways differ."""
 
 
 async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> bool:
@@ -34,39 +40,55 @@ async def has_name(storage: Storage, parent: Node, name: bytes, ino: Ino) -> boo
     return found.attr.ino == ino
 
 
-async def remove_other_link(
-    domain: Domain, at: Node, name: bytes, ino: Ino, cred: Credentials = GATEWAY
-) -> bool:
+async def remove_other_link(domain: Domain, at: Node, name: bytes, ino: Ino) -> bool:
     """Really remove a name of an inode that has another one.
-
-    Args:
-        cred: of whom it is removed for.
 
     Returns:
         False if it was the last one, or not the inode's: then nothing has changed.
     """
     async with domain.storage.exclusive(domain.lock_of(ino)):
-        return await _remove(domain.storage, at, name, ino, cred)
+        return await _remove(domain.storage, at, name, ino)
 
 
-async def _remove(
-    storage: Storage, at: Node, name: bytes, ino: Ino, cred: Credentials = GATEWAY
+async def beside_other_link(
+    domain: Domain, at: Node, name: bytes, ino: Ino, step: Callable[[], Awaitable[None]]
 ) -> bool:
+    """Carry out a step that takes a name from an inode, under its lock while it has another one.
+
+    Returns:
+        False if it was the last one, or not the inode's: then the step was not carried out.
+    """
+    async with domain.storage.exclusive(domain.lock_of(ino)):
+        has_other = await _is_one_of_several(domain.storage, at, name, ino)
+        if has_other:
+            await step()
+        return has_other
+
+
+async def _is_one_of_several(storage: Storage, at: Node, name: bytes, ino: Ino) -> bool:
     try:
         found = await storage.lookup(at, name)
     except NotFoundError:
         return False
     storage.forget(found.node)
-    if found.attr.ino != ino or found.attr.is_dir or found.attr.nlink < 2:
-        return False
-    await storage.unlink(at, name, cred)
-    return True
+    return found.attr.ino == ino and not found.attr.is_dir and found.attr.nlink > 1
+
+
+async def _remove(storage: Storage, at: Node, name: bytes, ino: Ino) -> bool:
+    """Remove a name of an inode that has another one; the caller holds the lock."""
+    is_spare = await _is_one_of_several(storage, at, name, ino)
+    if is_spare:
+        await storage.unlink(at, name, GATEWAY)
+    return is_spare
 
 
 async def take_back(
     domain: Domain, shard: bytes, entry: EntryName, ino: Ino, parent: Node, *, alone: bool = False
 ) -> bool:
     """Drop an entry whose inode still has its name in `parent`: it was never deleted.
+
+    Nor is the entry needed where somebody else has deleted the name meanwhile: who saw the entry's
+    link for another name has left a tombstone, which the link replaces then.
 
     Args:
         alone: the inode had no other name. Then any other link will do: somebody has moved the
@@ -75,22 +97,74 @@ async def take_back(
     Returns:
         False if the name is gone, or another inode's: then the entry is the trash's.
     """
+    storage = domain.storage
     async with lying_in(domain, shard, entry.hour, entry.path) as (above, leaf):
-        if not await _has_other_link(domain.storage, above, leaf):
+        if not await _is_needed_elsewhere(storage, above, leaf):
             return False
-        async with domain.storage.exclusive(domain.lock_of(ino)):
-            if not alone and not await has_name(domain.storage, parent, entry.name, ino):
-                return False
-            dropped = await _remove(domain.storage, above, leaf, ino)
+        async with storage.exclusive(domain.lock_of(ino)):
+            dropped = False
+            if alone or await has_name(storage, parent, entry.name, ino):
+                dropped = await _remove(storage, above, leaf, ino)
+            if not dropped:
+                dropped = await _take_place_of_twin(domain, above, leaf, entry, ino)
     if dropped:
         await drop_long_name_dir(domain, shard, entry)
     return dropped
 
 
-async def _has_other_link(storage: Storage, parent: Node, name: bytes) -> bool:
+async def _is_needed_elsewhere(storage: Storage, parent: Node, name: bytes) -> bool:
     found = await storage.lookup(parent, name)
-    storage.forget(found.node)
-    return found.attr.nlink > 1
+    try:
+        return found.attr.nlink > 1 or await is_promised(storage, found.node)
+    finally:
+        storage.forget(found.node)
+
+
+async def _take_place_of_twin(
+    domain: Domain, above: Node, leaf: bytes, entry: EntryName, ino: Ino
+) -> bool:
+    """Let the last link of an inode replace a tombstone of the same delete; False if none is."""
+    found = await domain.storage.lookup(above, leaf)
+    domain.storage.forget(found.node)
+    if found.attr.nlink > 1:
+        return False
+    twin = await _twin(domain, entry, ino)
+    if twin is not None:
+        await take_place(domain, above, leaf, twin)
+    return twin is not None
+
+
+async def _twin(domain: Domain, entry: EntryName, ino: Ino) -> Item | None:
+    """Find the tombstone of an inode that was deleted from the same place at the same time."""
+    for hour in (layout.hour_plus(entry.hour, hours) for hours in (-1, 0, 1)):
+        for above in filter(layout.is_tombs, tuple(domain.directories)):
+            names = [
+                name
+                for name in await names_of_hour(domain, above, hour)
+                if (tomb := layout.parse_tomb(name.name)) is not None
+                and (tomb[0].parent, tomb[1]) == (entry.parent, ino)
+                and abs(tomb[0].deleted_ns - entry.deleted_ns) < _SAME_DELETE_NS
+            ]
+            for item in await scan_some(domain, above, hour, names):
+                if item.entry.name == entry.name and item.kind == "link":
+                    return item
+    return None
+
+
+async def take_place(domain: Domain, above: Node, leaf: bytes, item: Item) -> None:
+    """Let the last link of an inode become the entry that a tombstone of it stands for.
+
+    It is kept for as long as the tombstone was to be. The caller holds the lock of the inode.
+    """
+    term = layout.term_of(item.above)
+    shard = domain.shard_of(item.entry.parent, term=term)
+
+    async def rename() -> None:
+        async with domain.entry_dir(shard, item.entry) as directory:
+            await domain.storage.rename(above, leaf, directory, item.entry.path[-1], GATEWAY)
+
+    await domain.in_hour(shard.node, item.entry.hour, rename)
+    await tombs.exhume(domain, item.entry, item.ino, term)
 
 
 async def bury_link(domain: Domain, shard: bytes, entry: EntryName) -> bool:

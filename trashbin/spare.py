@@ -19,10 +19,9 @@ from bisect import bisect_left
 from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import GATEWAY, Ino
-from trashbin import layout, tombs
+from trashbin import layout, links
 from trashbin.catalog import Item, NameOfHour, hours_of, names_of_hour, scan_some
 from trashbin.domain import Domain
-from trashbin.links import forget_promise
 from trashbin.tombs import Tomb
 
 _FRESH_S = 2.0
@@ -88,7 +87,7 @@ class Spare:
             found = await storage.find(tomb.ino, tomb.token)
             try:
                 async with storage.exclusive(self._domain.lock_of(tomb.ino)):
-                    await forget_promise(storage, found.node)
+                    await links.forget_promise(storage, found.node)
             finally:
                 storage.forget(found.node)
 
@@ -111,11 +110,7 @@ class Spare:
             if item is None:
                 await storage.unlink(above, name, GATEWAY)
                 return True
-            term = layout.term_of(item.above)
-            shard = self._domain.shard_of(item.entry.parent, term=term)
-            async with self._domain.entry_dir(shard, item.entry) as directory:
-                await storage.rename(above, name, directory, item.entry.path[-1], GATEWAY)
-            await tombs.exhume(self._domain, item.entry, ino, term)
+            await links.take_place(self._domain, above, name, item)
             return False
 
     async def _newest_tomb(self, ino: Ino) -> Item | None:

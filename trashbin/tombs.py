@@ -121,16 +121,13 @@ async def bury(domain: Domain, entry: EntryName, tomb: Tomb, term: Term) -> None
         else:
             await write_file(storage, directory, name, raw)
 
-    for attempt in range(2):
-        above = domain.directories[domain.tombs(term)]
-        try:
-            async with domain.lent_hour(above, entry.hour) as directory:
-                await domain.in_spite_of_quota(directory, write)
-            return
-        except NotFoundError:
-            domain.drop_hour(above, entry.hour)
-            if attempt:
-                raise
+    above = domain.directories[domain.tombs(term)]
+
+    async def write_in_hour() -> None:
+        async with domain.lent_hour(above, entry.hour) as directory:
+            await domain.in_spite_of_quota(directory, write)
+
+    await domain.in_hour(above, entry.hour, write_in_hour)
 
 
 async def exhume(domain: Domain, entry: EntryName, ino: Ino, term: Term) -> None:

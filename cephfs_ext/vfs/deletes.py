@@ -34,7 +34,7 @@ from trashbin.audit import Audit, Bypass, Was, kind_of
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.layout import USUAL, Term
-from trashbin.links import is_promised, remove_other_link
+from trashbin.links import beside_other_link, is_promised
 from trashbin.paths import below
 from trashbin.policy import Candidate, Decision, decide
 from trashbin.put import Deleter, Place, Put
@@ -76,10 +76,6 @@ class Verdict(NamedTuple):
     def removal(self) -> Bypass:
         """What to record of it if it is really removed."""
         return Bypass(self.bypass, self.rule if self.bypass == "policy" else "")
-
-
-class _RacedError(Exception):
-    """Another client changed the name between our look and our step: look again."""
 
 
 class Deletes:
@@ -125,7 +121,7 @@ class Deletes:
             try:
                 await self._unlink_once(parent, name, who)
                 return
-            except _RacedError as exc:
+            except ExchangedError as exc:
                 if attempt + 1 == _ATTEMPTS:
                     raise NotFoundError() from exc
 
@@ -140,7 +136,13 @@ class Deletes:
             bypass = await self._carry_out(
                 verdict,
                 lambda: self._trash_file(parent, name, victim, who, verdict.term),
-                lambda: self._remove_file(parent, name, victim, who, verdict),
+                lambda: self._remove_file(
+                    parent,
+                    name,
+                    victim,
+                    verdict,
+                    lambda: self._storage.unlink(above, name, who.cred),
+                ),
             )
             if bypass is not None:
                 self.bypassed(parent, name, victim.attr, who, bypass, kind_of(victim.attr))
@@ -148,25 +150,30 @@ class Deletes:
             self._storage.forget(victim.node)
 
     async def _remove_file(
-        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, verdict: Verdict
+        self, parent: NodeId, name: bytes, victim: Found, verdict: Verdict, remove: _Act
     ) -> None:
-        """Really remove a name; one of several only while there is another.
+        """Really remove a name of a file; one of several only while there is another.
 
         What a rule exempts may have a name that isn't exempt, and is deleted at this moment: a
         tombstone would stand for it that has no inode.
+
+        Args:
+            remove: takes the name away, by an unlink or by a rename over it.
+
+        Raises:
+            ExchangedError: another client has changed the name, or removed the other one.
+            FSError: what `remove` raised.
         """
-        above = self._nodes[parent].node
 
-        async def step(domain: Domain, _: Place) -> None:
-            ino = victim.attr.ino
-            if not await remove_other_link(domain, above, name, ino, who.cred):
-                raise _RacedError
+        async def step(domain: Domain, at: Place) -> None:
+            if not await beside_other_link(domain, at.parent, name, victim.attr.ino, remove):
+                raise ExchangedError()
 
-        if verdict.bypass == "policy" and victim.attr.nlink > 1:
+        if verdict.bypass == "policy" and victim.attr.nlink > 1 and not victim.attr.is_dir:
             with contextlib.suppress(FullError):  # there is no room for a lock
                 await self.in_domain(parent, name, step)
                 return
-        await self._storage.unlink(above, name, who.cred)
+        await remove()
 
     async def _trash_file(
         self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term
@@ -177,7 +184,7 @@ class Deletes:
                 try:
                     hidden = await self.put.linked_file(domain, at, victim, who)
                 except NotFoundError as exc:
-                    raise _RacedError from exc
+                    raise ExchangedError() from exc
             else:
                 await self.put.file(domain, at, victim, who)
             if hidden:
@@ -318,7 +325,9 @@ class Deletes:
                 self._nodes.hide_link(victim.attr.ino)
 
         bypass = await self._carry_out(
-            verdict, lambda: self.in_domain(parent, name, step, verdict.term), rename
+            verdict,
+            lambda: self.in_domain(parent, name, step, verdict.term),
+            lambda: self._remove_file(parent, name, victim, verdict, rename),
         )
         if bypass is not None:
             self.bypassed(parent, name, victim.attr, who, bypass, "replaced")

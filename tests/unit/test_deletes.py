@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.config import PolicyRule
+from cephfs_ext.core.errors import ExchangedError
 from cephfs_ext.core.types import GATEWAY
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.vfs.brake import Brake
@@ -48,7 +51,10 @@ def _deletes(storage: PosixStorage, domains: Domains) -> Deletes:
     )
 
 
-def test_exempt_name_stays_with_what_is_kept_by_another_at_the_same_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["unlinked", "replaced"])
+def test_exempt_name_stays_with_what_is_kept_by_another_at_the_same_time(
+    tmp_path: Path, how: str
+) -> None:
     """[policy-1], [link-3]: the exempt name turns out to be the last."""
 
     async def main() -> None:
@@ -66,14 +72,33 @@ def test_exempt_name_stays_with_what_is_kept_by_another_at_the_same_time(tmp_pat
             return verdict
 
         deletes.explain = explained
-        await deletes.unlink(ROOT, b"exempt.tmp", _WHO)
+        if how == "unlinked":
+            await deletes.unlink(ROOT, b"exempt.tmp", _WHO)
+        else:
+            await _replace(storage, deletes)
         domains.close()
         await storage.close()
 
     trio.run(main)
-    assert sorted(os.listdir(tmp_path)) == [".trashbin"]
+    assert (tmp_path / "exempt.tmp").exists() == (how == "replaced")
     (content,) = (tmp_path / ".trashbin").rglob("*.exempt.tmp")
     assert content.read_text() == "content"
+
+
+async def _replace(storage: PosixStorage, deletes: Deletes) -> None:
+    """Rename over the exempt name, as the vfs does: anew if something has changed meanwhile."""
+    created = await storage.create(storage.root, b"new", 0o644, os.O_WRONLY, GATEWAY)
+    await storage.release(created.handle)
+
+    async def rename() -> None:
+        await storage.rename(storage.root, b"new", storage.root, b"exempt.tmp", GATEWAY)
+
+    for attempt in range(2):
+        victim = await storage.lookup(storage.root, b"exempt.tmp")
+        with contextlib.suppress(ExchangedError):
+            await deletes.replace(ROOT, b"exempt.tmp", victim, _WHO, rename)
+            assert attempt == 1
+            return
 
 
 def test_exempt_name_of_several_is_really_removed(tmp_path: Path) -> None:

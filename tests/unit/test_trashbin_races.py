@@ -339,7 +339,27 @@ class TestReplaced:
                 with pytest.raises(FSError, match="the rename failed"):
                     await one.put.replaced_file(domain, gone.at, gone.found, WHO, fail)
             census = await take_census(one)
-            assert census.everything()[b"a"] >= 1
+            assert census.everything()[b"a"] == 1
+
+        play(script)
+
+    def test_file_that_is_deleted_before_it_is_replaced_is_deleted_once(self, play: Play) -> None:
+        """B saw the link of A's for another name of the file, and left a tombstone."""
+
+        async def script(one: Parts, other: Parts) -> None:
+            await make_files(one.storage, b"a", b"b")
+            await one.domain()
+
+            async def act() -> None:
+                await delete(other, b"a")
+
+            async with before(one, "rename", act):
+                await replace(one, b"b", b"a")
+            await one.journal.drain()
+            await other.journal.drain()
+            census = await take_census(one)
+            assert census.places == {b"a": b"b"}
+            assert census.trash == {(b"a", b"a"): 1}
 
         play(script)
 
