@@ -14,6 +14,7 @@ import errno
 import logging
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cephfs_ext.core.errors import FSError, NotEmptyError, NotFoundError
 from cephfs_ext.core.limits import BACKGROUND_THREADS, READDIR_PAGE
@@ -29,6 +30,22 @@ _log = logging.getLogger(__name__)
 _IDLE_PASSES = 3
 """How often a directory is read again although nothing in it was removed: names that are listed
 but gone, until the storage has caught up."""
+
+
+class Done(NamedTuple):
+    """What a walk has done so far."""
+
+    files: int
+    dirs: int
+    kept: int
+    failures: int
+
+
+class Failure(NamedTuple):
+    """Something that could not be removed."""
+
+    path: bytes
+    reason: str
 
 
 class Walk:
@@ -96,6 +113,16 @@ class Walk:
             if not page or level.idle > _IDLE_PASSES:
                 return None
             level.dirs = await self._files_of(level, page)
+
+    @property
+    def progress(self) -> Done:
+        """What has been done so far."""
+        return Done(self._files, self._dirs, self._kept, self._failures)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Some of what could not be removed."""
+        return []
 
     @property
     def _progress(self) -> int:

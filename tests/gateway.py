@@ -85,8 +85,7 @@ class Gateway:
 
     def command(self, *words: str) -> list[str]:
         """Return a command line of cephfs-ext for this gateway."""
-        flags = ["-o", ",".join(self._options)] if words[0] != "rm" else []
-        return [COMMAND, *words, *flags]
+        return [COMMAND, *words, "-o", ",".join(self._options)]
 
     def run(
         self, *words: str, check: bool = False, timeout_s: float = 120.0

@@ -20,10 +20,10 @@ import trio
 
 from cephfs_ext.core.errors import FSError, FullError, NotFoundError
 from cephfs_ext.core.ports import Node, Storage
-from cephfs_ext.core.types import GATEWAY, Ino
+from cephfs_ext.core.types import Ino
 from trashbin import layout
 from trashbin.domain import Domain, open_domain
-from trashbin.files import exists, names_in, remove_quietly
+from trashbin.files import exists, names_in, read_record, write_record
 from trashbin.layout import Term
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ _KNOWN_LIMIT = 100_000
 """Directories whose domain is remembered; all are forgotten beyond it."""
 
 _MARK = b"domain."
+_MARK_LIMIT = 64 * 1024
 
 
 class Domains:
@@ -167,9 +168,8 @@ class Domains:
     async def _marked(self, root: Domain, mark: bytes) -> list[Domain]:
         """Open the domain that a mark names; an unusable one must not hide the others."""
         try:
-            found = await self._storage.lookup(root.service(layout.JOBS), mark)
-            raw = await self._storage.readlink(found.node)
-            self._storage.forget(found.node)
+            jobs = root.service(layout.JOBS)
+            raw = await read_record(self._storage, jobs, mark, limit=_MARK_LIMIT)
             ino, fields = Ino(int(mark[len(_MARK) :], 16)), json.loads(raw)
             self._paths[ino] = base64.b64decode(fields["path"])
             return [await self.at(ino, base64.b64decode(fields["token"]))]
@@ -190,13 +190,10 @@ class Domains:
         root = await self.root()
         texts = {"path": path, "token": self._storage.token(node)}
         fields = {key: base64.b64encode(value).decode() for key, value in texts.items()}
-        mark, staged = _MARK + b"%x" % node.ino, b".new-%x" % node.ino
+        mark = _MARK + b"%x" % node.ino
 
         async def write(storage: Storage, jobs: Node) -> None:
-            await remove_quietly(storage, jobs, staged)
-            found = await storage.symlink(jobs, staged, json.dumps(fields).encode(), GATEWAY)
-            storage.forget(found.node)
-            await storage.rename(jobs, staged, jobs, mark, GATEWAY)
+            await write_record(storage, jobs, mark, json.dumps(fields).encode())
 
         await root.in_spite_of_quota(root.service(layout.JOBS), write)
 

@@ -14,24 +14,23 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.errors import FSError, NotFoundError
 from cephfs_ext.core.ports import Meter, Node
-from cephfs_ext.core.types import GATEWAY
+from cephfs_ext.core.types import GATEWAY, Credentials
 from trashbin import layout
 from trashbin.audit import Audit
 from trashbin.catalog import Item, damaged_names, directories_of_hours, hours_of
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.domains import Domains
-from trashbin.files import names_in
+from trashbin.files import exists, make_dir, remove_quietly
 from trashbin.hold import tidy
 from trashbin.journal import journals_of
 from trashbin.layout import JournalName
 from trashbin.recover import recover_restores
-from trashbin.spare import Spare
 from trashbin.versions import Versions
 
 _log = logging.getLogger(__name__)
@@ -63,8 +62,27 @@ def total(removals: Iterable[Removed]) -> Removed:
     return Removed(files, dirs, failures)
 
 
-Remove = Callable[[Node, bytes, Spare | None], Awaitable[Removed]]
-"""Removes whatever has a name, with everything below it (from `asyncdelete`)."""
+class Remover(Protocol):
+    """Removes for good what has been claimed (`asyncdelete.worker`)."""
+
+    async def plan_purge(self, domain: Domain, cred: Credentials) -> bytes:
+        """Note that entries are about to be claimed, together.
+
+        Args:
+            cred: who wants it.
+
+        Returns:
+            A new name in `purging`, for a directory that they are to be claimed into.
+        """
+        ...
+
+    async def hand_over(self, domain: Domain) -> None:
+        """See to it that all that lies in `purging` is removed, sooner or later."""
+        ...
+
+    async def removed(self, domain: Domain, claim: bytes) -> Removed:
+        """Have something removed and wait for it; what can't be removed is counted as failures."""
+        ...
 
 
 class Expiry:
@@ -73,7 +91,7 @@ class Expiry:
     def __init__(
         self,
         domains: Domains,
-        remove: Remove,
+        remover: Remover,
         meter: Meter,
         audit: Audit,
         *,
@@ -89,7 +107,7 @@ class Expiry:
             audit_s: how much longer the journal is.
         """
         self._domains = domains
-        self._remove = remove
+        self.remover = remover
         self._meter = meter
         self._audit = audit
         self._retention_s = retention_s
@@ -125,7 +143,7 @@ class Expiry:
                 self._claim_surplus,
                 self._drop_journals,
                 tidy,
-                self.remove_claimed,
+                self.remover.hand_over,
             )
             for step in steps:
                 try:
@@ -142,9 +160,11 @@ class Expiry:
 
     async def _claim_surplus(self, domain: Domain) -> None:
         """Claim the versions of files that are more than is to be kept."""
+        purging = domain.service(layout.PURGING)
         async for above, hour, name in self._versions.surplus(domain):
             with contextlib.suppress(NotFoundError):
-                await self._claim(domain, above, hour, name)
+                claim = b"version." + self._unique()
+                await self._claim(domain, above, hour, name, purging, claim)
                 self._meter.count("trash_expired_total", kind="versions")
                 entry = layout.parse_entry(name)
                 assert entry is not None, "a version is told by its name"
@@ -205,48 +225,60 @@ class Expiry:
         there = set(itertools.chain.from_iterable(hours))
         for name in old:
             if name.hour not in there:
-                await self._remove(domain.service(layout.JOURNAL), name.raw, None)
+                await remove_quietly(domain.storage, domain.service(layout.JOURNAL), name.raw)
 
-    async def purge(self, domain: Domain, items: Iterable[Item]) -> Removed:
-        """Remove items at once, before their time.
+    async def purge(self, domain: Domain, items: Iterable[Item], cred: Credentials) -> Removed:
+        """Remove items before their time, and wait until they are gone.
 
-        All are claimed before the first is removed, each for itself, so that nobody who clears
-        `purging` at the same time gets in the way.
+        All are claimed before the first is removed, into a directory of their own, which is not
+        counted.
 
         Raises:
             FSError: an item could not be claimed; those before it will be removed.
         """
-        purging = domain.service(layout.PURGING)
-        claims = []
-        for item in items:
-            with contextlib.suppress(NotFoundError):  # restored, or purged by somebody else
-                claims.append(await self._claim(domain, item.above, item.entry.hour, item.leaf))
-        spared = Spare(domain)
-        return total([await self._removed(purging, claim, spared) for claim in claims])
+        waiting: Sequence[Item] = list(items)
+        claims: list[bytes] = []
+        try:
+            while waiting:
+                claims.append(await self.remover.plan_purge(domain, cred))
+                waiting = await self._claim_into(domain, claims[-1], waiting)
+        except FSError:
+            await self.remover.hand_over(domain)
+            raise
+        removed = total([await self.remover.removed(domain, claim) for claim in claims])
+        return removed._replace(dirs=max(0, removed.dirs - len(claims)))
 
-    async def _claim(self, domain: Domain, above: bytes, hour: bytes, name: bytes) -> bytes:
-        """Claim one name in an hour; return what it is called in `purging`.
+    async def _claim_into(
+        self, domain: Domain, claim: bytes, items: Sequence[Item]
+    ) -> Sequence[Item]:
+        """Claim items into a new directory.
+
+        Returns:
+            Those that were not, since somebody has removed the directory already.
+        """
+        storage, purging = domain.storage, domain.service(layout.PURGING)
+        found = await make_dir(storage, purging, claim, layout.TRASH_MODE)
+        try:
+            for number, item in enumerate(items):
+                try:
+                    await self._claim(
+                        domain, item.above, item.entry.hour, item.leaf, found.node, item.leaf
+                    )
+                except NotFoundError:
+                    if not await exists(storage, purging, claim):
+                        return items[number:]
+                    # else it was restored, or purged by somebody else
+        finally:
+            storage.forget(found.node)
+        return ()
+
+    async def _claim(
+        self, domain: Domain, above: bytes, hour: bytes, name: bytes, to: Node, claim: bytes
+    ) -> None:
+        """Claim one name in an hour.
 
         Raises:
             NotFoundError: it is gone.
         """
-        claim = b"purge." + self._unique()
         async with lying_in(domain, above, hour, (name,)) as (node, leaf):
-            purging = domain.service(layout.PURGING)
-            await domain.storage.rename(node, leaf, purging, claim, GATEWAY)
-        return claim
-
-    async def remove_claimed(self, domain: Domain) -> None:
-        """Remove everything that anybody has claimed; two gateways at it do no harm."""
-        purging = domain.service(layout.PURGING)
-        claims = await names_in(domain.storage, purging)
-        if claims:
-            spared = Spare(domain)
-            for claim in claims:
-                await self._removed(purging, claim, spared)
-
-    async def _removed(self, above: Node, name: bytes, spared: Spare) -> Removed:
-        removed = await self._remove(above, name, spared)
-        self._meter.count("purge_removed_total", removed.files, kind="file")
-        self._meter.count("purge_removed_total", removed.dirs, kind="dir")
-        return removed
+            await domain.storage.rename(node, leaf, to, claim, GATEWAY)

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import trio
 
 from cephfs_ext.core.errors import ExistsError, FSError, FullError, NotFoundError
-from cephfs_ext.core.limits import READDIR_PAGE
+from cephfs_ext.core.limits import READDIR_PAGE, TOMBSTONE_INLINE_BYTES
 from cephfs_ext.core.ports import DirHandle, Found, Handle, Listed, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange
 from trashbin.layout import PROMISED, STAGED
@@ -82,6 +82,42 @@ async def write_file(storage: Storage, parent: Node, name: bytes, data: bytes) -
         raise
     finally:
         storage.forget(created.node)
+
+
+async def write_record(storage: Storage, parent: Node, name: bytes, record: bytes) -> None:
+    """Write a record durably and make it appear whole, replacing one of that name.
+
+    A short one is a symbolic link: it needs no data pool, and is there even where that is full.
+
+    Args:
+        record: text without a NUL byte.
+    """
+    if len(record) > TOMBSTONE_INLINE_BYTES:
+        await write_file(storage, parent, name, record)
+        return
+    staged = STAGED + secrets.token_hex(8).encode()
+    storage.forget((await storage.symlink(parent, staged, record, GATEWAY)).node)
+    try:
+        await storage.rename(parent, staged, parent, name, GATEWAY)
+    except BaseException:
+        with trio.CancelScope(shield=True), contextlib.suppress(FSError):
+            await remove_quietly(storage, parent, staged)
+        raise
+
+
+async def read_record(storage: Storage, parent: Node, name: bytes, *, limit: int) -> bytes:
+    """Read what `write_record` has written.
+
+    Raises:
+        NotFoundError: there is none of that name.
+    """
+    found = await storage.lookup(parent, name)
+    try:
+        if found.attr.is_symlink:
+            return await storage.readlink(found.node)
+        return await read_node(storage, found.node, limit=limit)
+    finally:
+        storage.forget(found.node)
 
 
 async def write_whole(storage: Storage, handle: Handle, off: int, data: bytes) -> None:

@@ -57,6 +57,7 @@ _TERM = rb"((?:\.k(?:0|[1-9]\d{0,9}))?(?:\.v[1-9]\d{0,3})?(?:\.held)?)"
 _SHARD = re.compile(rb"r(0|[1-9]\d{0,3})\.([0-9a-f]{2})" + _TERM)
 _TOMBS = re.compile(TOMBS + _TERM)
 _TERM_PARTS = re.compile(rb"(?:\.k(\d+))?(?:\.v(\d+))?(\.held)?")
+_CLAIM = re.compile(rb"\.([0-9a-f]{16}\.[0-9a-f]{4})$")
 _NUMBER = re.compile(rb"[0-9a-f]{1,16}")
 _HOUR = re.compile(rb"\d{4}-\d{2}-\d{2}T\d{2}")
 _JOURNAL = re.compile(_HOUR.pattern.join((rb"(", rb")\.([0-9a-f]{4})(?:\.([1-9]\d{0,5}))?\.jsonl")))
@@ -230,6 +231,12 @@ def parse_note(raw: bytes) -> str | None:
     """Read the name of a note: the id of the top; None if it is none."""
     kind, _, entry_id = raw.decode(errors="replace").partition(".")
     return entry_id if kind == "hold" and parse_id(entry_id) is not None else None
+
+
+def claim_id(claim: bytes) -> str | None:
+    """Return the id at the end of the name of something in `purging`; None if it has none."""
+    match = _CLAIM.search(claim)
+    return None if match is None else match[1].decode()
 
 
 def hour_name(time_ns: int) -> bytes:

@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 from cephfs_ext.core.errors import FSError, FullError, NotFoundError
 from cephfs_ext.core.ports import Meter, Node, Storage
-from cephfs_ext.core.types import GATEWAY, Ino, Weight
+from cephfs_ext.core.types import Ino, Weight
 from trashbin import layout
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.expire import SLACK_S, Expiry
-from trashbin.files import remove_quietly
+from trashbin.files import read_record, write_record
 from trashbin.space import (
     NOTHING,
     Capacity,
@@ -46,7 +46,7 @@ from trashbin.space import (
 _log = logging.getLogger(__name__)
 
 _NOTE = b"pressure"
-_STAGED = layout.STAGED + _NOTE
+_NOTE_LIMIT = 4096
 
 _QUOTA_LAG_S = 60.0
 """How long a quota may take to show what was removed."""
@@ -301,7 +301,7 @@ class Pressure:
             )
             claimed = await self._claim(domain, chosen, capacity)
         if claimed:
-            await self._expiry.remove_claimed(domain)
+            await self._expiry.remover.hand_over(domain)
         return minus(needed, weight_of(claimed))
 
     def _in_order(self, hours: Sequence[HourWeight]) -> list[HourWeight]:
@@ -350,23 +350,15 @@ async def _write_note(domain: Domain, claimed: Claimed) -> None:
     text = json.dumps(claimed._asdict()).encode()
 
     async def write(storage: Storage, jobs: Node) -> None:
-        await remove_quietly(storage, jobs, _STAGED)
-        storage.forget((await storage.symlink(jobs, _STAGED, text, GATEWAY)).node)
-        await storage.rename(jobs, _STAGED, jobs, _NOTE, GATEWAY)
+        await write_record(storage, jobs, _NOTE, text)
 
     await domain.in_spite_of_quota(domain.service(layout.JOBS), write)
 
 
 async def _read_note(domain: Domain) -> Claimed | None:
-    storage = domain.storage
+    jobs = domain.service(layout.JOBS)
     try:
-        found = await storage.lookup(domain.service(layout.JOBS), _NOTE)
-    except NotFoundError:
-        return None
-    try:
-        fields = json.loads(await storage.readlink(found.node))
+        fields = json.loads(await read_record(domain.storage, jobs, _NOTE, limit=_NOTE_LIMIT))
         return Claimed(*(int(fields[name]) for name in Claimed._fields))
-    except (ValueError, KeyError, TypeError):
+    except (NotFoundError, ValueError, KeyError, TypeError):
         return None
-    finally:
-        storage.forget(found.node)

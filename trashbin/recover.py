@@ -35,7 +35,7 @@ from trashbin.catalog import (
     without_stand_ins,
 )
 from trashbin.domain import Domain, directory_at
-from trashbin.files import names_in, read_node, remove_old_staged, remove_quietly
+from trashbin.files import names_in, read_record, remove_old_staged, remove_quietly
 from trashbin.journal import Record, read_records
 from trashbin.layout import EntryName
 from trashbin.paths import Parents, open_parents, write_lost_records
@@ -120,16 +120,9 @@ async def _plan_of(storage: Storage, aside: Node) -> Plan | None:
         FSError: it can't be read.
     """
     try:
-        found = await storage.lookup(aside, PLAN)
+        raw = await read_record(storage, aside, PLAN, limit=1 << 16)
     except NotFoundError:
         return None
-    try:
-        if found.attr.is_symlink:
-            raw = await storage.readlink(found.node)
-        else:
-            raw = await read_node(storage, found.node, limit=1 << 16)
-    finally:
-        storage.forget(found.node)
     plan = decode_plan(raw)
     if plan is None:
         raise FSError(what="its plan can't be read")

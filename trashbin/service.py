@@ -400,7 +400,10 @@ class TrashService:
             items[one.domain.root.ino] += [tree.top for tree, _ in one.tree.walk()]
         domains = {one.domain.root.ino: one.domain for one in listed}
         try:
-            removed = [await self._expiry.purge(domains[root], items[root]) for root in domains]
+            removed = [
+                await self._expiry.purge(domains[root], items[root], caller.cred)
+                for root in domains
+            ]
         finally:  # some may be gone also if it fails; of what still lies there this says nothing
             for one in listed:
                 self._audit.purged(one.domain.root.ino, self._gone(one), caller.cred.uid)

@@ -23,6 +23,8 @@ _COMMANDS = {
     "config": ("cephfs_ext.cli.config", "Check and show the configuration."),
     "audit": ("cephfs_ext.cli.audit", "Say who deleted what, and what has become of it."),
     "trash": ("cephfs_ext.cli.trash", "List, restore and purge what was deleted."),
+    "jobs": ("cephfs_ext.cli.jobs", "Follow and steer what is removed in the background."),
+    "worker": ("cephfs_ext.cli.worker", "Remove trees in the background, without a mount."),
     "rm": ("cephfs_ext.cli.rm", "Delete trees of any size, each by one rename."),
     "completion": ("cephfs_ext.cli.completion", "Print the script for tab completion."),
 }

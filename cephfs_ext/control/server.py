@@ -34,6 +34,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cephfs_ext.control.jobs import JobQuery, JobRequest, JobService
 from cephfs_ext.control.peers import Peer, Peers
 from cephfs_ext.control.service import (
     AllowRequest,
@@ -212,6 +213,13 @@ def _posted(path: str, kind: type[T], answer: Callable[[Caller, T], Awaitable[ob
     return Route(path, _guarded(handler), methods=["POST"])
 
 
+def _job_routes(service: JobService) -> list[Route]:
+    return [
+        _posted("/v1/jobs/list", JobQuery, service.jobs_list),
+        _posted("/v1/jobs/ask", JobRequest, service.jobs_ask),
+    ]
+
+
 def _service_routes(service: Service) -> list[Route]:
     async def status(_: Request) -> Response:
         return _reply(await service.status())
@@ -247,6 +255,7 @@ class ControlServer:
     def __init__(
         self,
         service: Service,
+        jobs: JobService,
         directory: str,
         *,
         metrics_listen: str,
@@ -256,7 +265,7 @@ class ControlServer:
         self._metrics_listen = metrics_listen
         self._patience_s = patience_s
         health = _health_routes(service)
-        self._full = Starlette(routes=[*health, *_service_routes(service)])
+        self._full = Starlette(routes=[*health, *_service_routes(service), *_job_routes(jobs)])
         self._health = Starlette(routes=health)
         self._config = HypercornConfig()
         self._config.accesslog = self._config.errorlog = None

@@ -7,10 +7,13 @@ bytes, base64, in the field that ends in `_raw`. Paths are relative to the mount
 from __future__ import annotations
 
 import base64
+import binascii
+import datetime
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.types import Credentials
 
 SCHEMA_VERSION = 1
@@ -37,6 +40,24 @@ def to_text(data: bytes) -> Text:
         return Text(data.decode())
     except UnicodeDecodeError:
         return Text(data.decode(errors="backslashreplace"), base64.b64encode(data).decode())
+
+
+def from_base64(text: str) -> bytes:
+    """Decode a path relative to the mount's root.
+
+    Raises:
+        UserError: it isn't base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True).strip(b"/")
+    except binascii.Error as exc:
+        raise UserError(f"{text!r} is not base64", ExitCode.USAGE) from exc
+
+
+def rfc3339(time_s: float) -> str:
+    """Return a time as documents have it: UTC, to the second."""
+    when = datetime.datetime.fromtimestamp(time_s, datetime.UTC)
+    return when.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Check(msgspec.Struct, frozen=True):

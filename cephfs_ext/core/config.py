@@ -109,6 +109,13 @@ class TrashConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AsyncdeleteConfig:
+    """[asyncdelete]: how trees are removed in the background."""
+
+    jobs_kept_s: float = 86400.0
+
+
+@dataclasses.dataclass(frozen=True)
 class CephConfig:
     """[ceph]: which cluster, as whom."""
 
@@ -142,6 +149,7 @@ class Config:
 
     mount: MountConfig = dataclasses.field(default_factory=MountConfig)
     trash: TrashConfig = dataclasses.field(default_factory=TrashConfig)
+    asyncdelete: AsyncdeleteConfig = dataclasses.field(default_factory=AsyncdeleteConfig)
     ceph: CephConfig = dataclasses.field(default_factory=CephConfig)
     control: ControlConfig = dataclasses.field(default_factory=ControlConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)

@@ -367,11 +367,17 @@ class Storage(Protocol):
         """
         ...
 
-    def exclusive(self, node: Node) -> AbstractAsyncContextManager[None]:
+    def exclusive(
+        self, node: Node, *, lease_s: int | None = None
+    ) -> AbstractAsyncContextManager[None]:
         """Hold a lock on a directory of the gateway's own, against every gateway there is.
 
         Waits for it. The lock of a dead holder comes free by itself (posix: at once; ceph: after
-        its lease of 10 s).
+        its lease).
+
+        Args:
+            lease_s: another lease than the usual one of 10 s; who doesn't get to renew it in time
+                loses the lock, and the body is told by EIO.
         """
         ...
 
@@ -385,6 +391,19 @@ class Storage(Protocol):
 
     async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
         """Take the lock of `exclusive` if it is free now; None if somebody holds it."""
+        ...
+
+    @property
+    def sessions(self) -> Sequence[str]:
+        """Names of the sessions that others have to end when this process has died."""
+        ...
+
+    async def end_sessions(self, sessions: Sequence[str]) -> None:
+        """End sessions of a process that has died, or is taken for dead.
+
+        What they hold comes free, and nothing that they still do takes effect. One that can't be
+        ended is logged; it ends by itself after a minute.
+        """
         ...
 
     @property

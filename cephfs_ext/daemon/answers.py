@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import datetime
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -39,6 +36,8 @@ from cephfs_ext.control.service import (
     TrashListing,
     TrashQuery,
     TrashSpace,
+    from_base64,
+    rfc3339,
     to_text,
 )
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, NotFoundError, UserError
@@ -160,7 +159,7 @@ class Answers:
         answers += await self._trash.restore(
             who,
             asked,
-            to=None if request.to is None else _decode(request.to),
+            to=None if request.to is None else from_base64(request.to),
             on_conflict=Conflict(request.on_conflict),
             dry_run=request.dry_run,
         )
@@ -182,7 +181,7 @@ class Answers:
         if request.paths or request.last or request.query:
             contents = await self._trash.contents(who)
             for raw in request.paths:
-                self._ask_for_path(contents, _decode(raw), asked, answers)
+                self._ask_for_path(contents, from_base64(raw), asked, answers)
             if request.last:
                 asked += _last(contents, who)
             if request.query:
@@ -249,12 +248,12 @@ class Answers:
         if not caller.everything:
             raise DeniedError(what="only the operators' socket may lift a limit")
         self._brake.lift(request.uid, request.duration_s)
-        return Allowed(until=_rfc3339(time.time() + request.duration_s))
+        return Allowed(until=rfc3339(time.time() + request.duration_s))
 
     async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
         """Say what a delete would do."""
         verdict, is_protected = await self._explanations.path(
-            _decode(request.path), caller.cred, everything=caller.everything
+            from_base64(request.path), caller.cred, everything=caller.everything
         )
         retention_s, term = self._about.retention_s, verdict.term
         if term.retention_s is not None:
@@ -328,13 +327,13 @@ class Answers:
             path=None if path is None else path.text,
             path_raw=None if path is None else path.raw,
             kind=top.kind,
-            deleted_at=_rfc3339(top.entry.deleted_ns / 1e9),
+            deleted_at=rfc3339(top.entry.deleted_ns / 1e9),
             deleted_ns=top.entry.deleted_ns,
             deleter_uid=top.entry.deleter_uid,
             owner_uid=top.owner_uid,
             entries=count.entries,
             size_bytes=count.size,
-            expires_at=None if expires_s is None else _rfc3339(expires_s),
+            expires_at=None if expires_s is None else rfc3339(expires_s),
             held=listed.is_held,
             held_entries=listed.held_entries,
             held_by=None if note is None else _held_by(note),
@@ -371,7 +370,7 @@ def _checked_id(entry_id: str) -> str:
 
 
 def _held_by(note: Note) -> HeldBy:
-    return HeldBy(uid=note.uid, at=_rfc3339(note.held_ns / 1e9), reason=note.reason)
+    return HeldBy(uid=note.uid, at=rfc3339(note.held_ns / 1e9), reason=note.reason)
 
 
 def _why_not(error: FSError) -> str:
@@ -380,17 +379,10 @@ def _why_not(error: FSError) -> str:
     return "denied" if isinstance(error, DeniedError) else "failed"
 
 
-def _decode(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True).strip(b"/")
-    except binascii.Error as exc:
-        raise UserError(f"{text!r} is not base64", ExitCode.USAGE) from exc
-
-
 def _fitting(contents: Contents, query: TrashQuery) -> list[Listed]:
     fitting = trash.filtered(
         contents,
-        below=b"" if query.below is None else _decode(query.below),
+        below=b"" if query.below is None else from_base64(query.below),
         since_ns=query.since_ns,
         deleter_uid=query.deleter_uid,
         glob=query.glob,
@@ -421,7 +413,7 @@ def _restored_item(answer: Answer) -> RestoredItem:
 
 def _question(query: AuditQuery) -> Question:
     return Question(
-        path=b"" if query.path is None else _decode(query.path),
+        path=b"" if query.path is None else from_base64(query.path),
         since_ns=query.since_ns or 0,
         uid=query.uid,
         event=query.event or "",
@@ -433,8 +425,8 @@ def _audit_event(event: Event) -> AuditEvent:
     newest, path = event.newest, to_text(event.path)
     return AuditEvent(
         event=newest.event,
-        first_at=_rfc3339(event.first_ns / 1e9),
-        last_at=_rfc3339(event.last_ns / 1e9),
+        first_at=rfc3339(event.first_ns / 1e9),
+        last_at=rfc3339(event.last_ns / 1e9),
         uid=newest.uid,
         gid=newest.gid,
         pid=newest.pid or None,
@@ -462,7 +454,7 @@ def _audit_item(deed: Deed) -> AuditItem:
         path=path.text,
         path_raw=path.raw,
         kind=record.kind,
-        deleted_at=_rfc3339(deleted_ns / 1e9),
+        deleted_at=rfc3339(deleted_ns / 1e9),
         deleted_ns=deleted_ns,
         uid=record.uid,
         gid=record.gid,
@@ -474,10 +466,10 @@ def _audit_item(deed: Deed) -> AuditItem:
         owner_uid=record.owner,
         size_bytes=record.size,
         became=deed.became.value,
-        expires_at=None if deed.expires_s is None else _rfc3339(deed.expires_s),
+        expires_at=None if deed.expires_s is None else rfc3339(deed.expires_s),
         why=record.why or None,
         rule=record.rule or None,
-        became_at=None if fate is None else _rfc3339(fate.at_ns / 1e9),
+        became_at=None if fate is None else rfc3339(fate.at_ns / 1e9),
         became_by=fate.uid if fate is not None and by_somebody else None,
         became_on=None if fate is None else fate.host or None,
         target=None if target is None else target.text,
@@ -489,8 +481,3 @@ def _deleted_ns(entry_id: str) -> int:
     parsed = parse_id(entry_id)
     assert parsed is not None, "a record has an id"
     return parsed[0]
-
-
-def _rfc3339(time_s: float) -> str:
-    when = datetime.datetime.fromtimestamp(time_s, datetime.UTC)
-    return when.isoformat(timespec="seconds").replace("+00:00", "Z")

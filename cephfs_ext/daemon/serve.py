@@ -227,8 +227,11 @@ def _start_loops(
         interval_s = min(config.trash.expire_interval_s, _PRESSURE_S)
         await repeat("pressure", gateway.pressure.once, meter, interval_s=interval_s)
 
-    async def discard() -> None:
-        await repeat("discard", gateway.discard.once, meter, interval_s=0)
+    async def keep_registered() -> None:
+        await repeat("peers", gateway.deleting.peers.once, meter, interval_s=0)
+
+    async def carry_out_jobs() -> None:
+        await repeat("jobs", gateway.deleting.worker.once, meter, interval_s=0)
 
     async def drop_journals() -> None:
         interval_s = config.trash.expire_interval_s
@@ -240,7 +243,8 @@ def _start_loops(
         nursery.start_soon(write_journal)
         nursery.start_soon(recover_then_expire)
         nursery.start_soon(relieve)
-        nursery.start_soon(discard)
+        nursery.start_soon(keep_registered)
+        nursery.start_soon(carry_out_jobs)
     elif config.trash.audit_s > 0 and not config.mount.read_only:
         nursery.start_soon(write_journal)
         nursery.start_soon(drop_journals)

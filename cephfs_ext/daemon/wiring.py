@@ -13,17 +13,19 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import metadata
 
-from asyncdelete.walk import Walk
+from asyncdelete.discard import Discard
 from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import Status
 from cephfs_ext.control.state import State
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.config import Config, PolicyRule, Source
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, UserError
-from cephfs_ext.core.ports import Node, Storage
+from cephfs_ext.core.ports import Storage
 from cephfs_ext.core.types import Ino
 from cephfs_ext.daemon.answers import Answers
+from cephfs_ext.daemon.deleting import Deleting, build_deleting
 from cephfs_ext.daemon.health import Health
+from cephfs_ext.daemon.job_answers import JobAnswers
 from cephfs_ext.fuse.callers import Callers
 from cephfs_ext.fuse.invalidations import Invalidations
 from cephfs_ext.fuse.operations import Operations
@@ -41,11 +43,10 @@ from cephfs_ext.vfs.requests import Requests
 from cephfs_ext.vfs.truncations import Truncations
 from cephfs_ext.vfs.view import View
 from trashbin.audit import Audit
-from trashbin.discard import Discard
 from trashbin.domain import TrashUnusableError, unusable
 from trashbin.domains import Domains
 from trashbin.event_ids import EventIds
-from trashbin.expire import Expiry, Removed
+from trashbin.expire import Expiry, Remover
 from trashbin.journal import Journal
 from trashbin.picture import Pictures
 from trashbin.policy import DEFAULT_RULES, terms
@@ -53,7 +54,6 @@ from trashbin.pressure import Pressure, Watermarks
 from trashbin.put import Put
 from trashbin.restore import Restore
 from trashbin.service import TrashService
-from trashbin.spare import Spare
 from trashbin.trail import Trail
 
 
@@ -99,7 +99,7 @@ class Gateway:
     expiry: Expiry
     pressure: Pressure
     invalidations: Invalidations
-    discard: Discard
+    deleting: Deleting
     background_domains: Domains
     meter: PrometheusMeter
 
@@ -113,11 +113,11 @@ async def open_storages(
     Raises:
         UserError: the source can't be served.
     """
-    users = await _connect(config, source, identity, background=False)
+    users = await connect(config, source, identity, background=False)
     try:
         if not (await users.getattr(users.root)).is_dir:
             raise UserError(f"{source} is not a directory; name one", ExitCode.USAGE)
-        background = await _connect(config, source, identity, background=True)
+        background = await connect(config, source, identity, background=True)
         try:
             yield users, background
         finally:
@@ -126,9 +126,14 @@ async def open_storages(
         await users.close()
 
 
-async def _connect(
+async def connect(
     config: Config, source: Source, identity: Identity, *, background: bool
 ) -> Storage:
+    """Open one session.
+
+    Raises:
+        UserError: the source can't be served.
+    """
     if source.kind == "posix":
         return await PosixStorage.connect(source.path, background=background)
     try:
@@ -157,24 +162,44 @@ async def open_domains(
     Raises:
         UserError: the trash at the root is not ours to use.
     """
-    owner_uid = 0 if users.kind == "ceph" else os.geteuid()
-    shards, kept = config.trash.shards, terms(_rules(config))
+    wanted = config.trash.enabled and not config.mount.read_only
     relief = background if background.kind == "ceph" else None
-    mine = Domains(background, owner_uid=owner_uid, shards_per_rank=shards, terms=kept)
-    theirs = Domains(users, owner_uid=owner_uid, shards_per_rank=shards, terms=kept, relief=relief)
-    try:
-        if config.trash.enabled and not config.mount.read_only:
-            await _open_roots(mine, theirs)
+    async with (
+        _domains(config, background, wanted=wanted) as mine,
+        _domains(config, users, wanted=wanted, relief=relief) as theirs,
+    ):
         yield theirs, mine
-    finally:
-        theirs.close()
-        mine.close()
 
 
-async def _open_roots(*sessions: Domains) -> None:
+def open_background_domains(
+    config: Config, background: Storage
+) -> contextlib.AbstractAsyncContextManager[Domains]:
+    """Open the trash through the session for background work only; as `open_domains`."""
+    return _domains(config, background, wanted=True)
+
+
+@contextlib.asynccontextmanager
+async def _domains(
+    config: Config, storage: Storage, *, wanted: bool, relief: Storage | None = None
+) -> AsyncIterator[Domains]:
+    domains = Domains(
+        storage,
+        owner_uid=0 if storage.kind == "ceph" else os.geteuid(),
+        shards_per_rank=config.trash.shards,
+        terms=terms(_rules(config)),
+        relief=relief,
+    )
     try:
-        for domains in sessions:
-            await domains.root()
+        if wanted:
+            await _open_root(domains)
+        yield domains
+    finally:
+        domains.close()
+
+
+async def _open_root(domains: Domains) -> None:
+    try:
+        await domains.root()
     except TrashUnusableError as exc:
         raise unusable(exc, "the trash can't be used") from exc
     except FSError as exc:
@@ -202,7 +227,7 @@ def build(
     clock = MonotonicNs()
     journal = Journal(domains[1], background, identity.instance, meter)
     nodes = NodeTable(users)
-    audit = _audit(config, journal, users.root.ino, meter, identity, clock)
+    audit = build_audit(config, journal, users.root.ino, meter, identity, clock)
     put = Put(users, audit, meter, instance=identity.instance, clock=clock)
     marks = Marks(users, nodes)
     brake = Brake(meter, per_minute=config.trash.foreign_deletes_per_minute)
@@ -230,7 +255,10 @@ def build(
         min_bytes=config.trash.truncated_min_bytes,
     )
     invalidations = Invalidations(meter)
-    expiry = _expiry(config, domains[1], background, meter, audit, identity, clock)
+    deleting = build_deleting(
+        config, background, domains[1], audit, meter, instance=identity.instance, clock=clock
+    )
+    expiry = _expiry(config, domains[1], deleting.worker, meter, audit, identity, clock)
     pressure = Pressure(
         domains[1],
         expiry,
@@ -262,7 +290,9 @@ def build(
         held_max=config.trash.held_max,
     )
 
-    discard = Discard(users, domains[1], expiry, instance=identity.instance, clock=clock)
+    discard = Discard(
+        users, domains[1], deleting.worker.wake, instance=identity.instance, clock=clock
+    )
     view = View(
         users,
         nodes,
@@ -316,7 +346,12 @@ def build(
         entry_timeout_s=config.mount.entry_timeout_s,
         attr_timeout_s=config.mount.attr_timeout_s,
     )
-    control = ControlServer(answers, runtime, metrics_listen=config.control.metrics_listen)
+    control = ControlServer(
+        answers,
+        JobAnswers(deleting.jobs, read_only=config.mount.read_only),
+        runtime,
+        metrics_listen=config.control.metrics_listen,
+    )
     return Gateway(
         operations,
         filesystem,
@@ -326,7 +361,7 @@ def build(
         expiry,
         pressure,
         invalidations,
-        discard,
+        deleting,
         domains[1],
         meter,
     )
@@ -336,7 +371,7 @@ def _rules(config: Config) -> tuple[PolicyRule, ...]:
     return (*config.trash.policy, *(DEFAULT_RULES if config.trash.default_policy else ()))
 
 
-def _audit(
+def build_audit(
     config: Config,
     journal: Journal,
     root: Ino,
@@ -344,6 +379,7 @@ def _audit(
     identity: Identity,
     clock: MonotonicNs,
 ) -> Audit:
+    """Build what writes the journal of one running gateway or worker."""
     gap_s, instance = config.trash.event_gap_s, identity.instance
     return Audit(
         journal,
@@ -359,18 +395,15 @@ def _audit(
 def _expiry(
     config: Config,
     domains: Domains,
-    storage: Storage,
+    remover: Remover,
     meter: PrometheusMeter,
     audit: Audit,
     identity: Identity,
     clock: MonotonicNs,
 ) -> Expiry:
-    async def remove(above: Node, name: bytes, spare: Spare | None) -> Removed:
-        return await Walk(storage, meter, spare).remove(above, name)
-
     return Expiry(
         domains,
-        remove,
+        remover,
         meter,
         audit,
         retention_s=config.trash.retention_s,

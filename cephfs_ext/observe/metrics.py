@@ -65,7 +65,7 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
-LOOPS = ["expiry", "pressure", "journal", "invalidate", "recovery", "discard"]
+LOOPS = ["expiry", "pressure", "journal", "invalidate", "recovery", "peers", "jobs"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -178,6 +178,14 @@ TABLE = (
         "Entries that could not be removed for good.",
         _one("errno", ERRNOS),
     ),
+    Metric("gauge", "jobs", "Jobs that are not over."),
+    Metric(
+        "counter",
+        "jobs_ended_total",
+        "Jobs that came to an end here, or got stuck.",
+        _one("state", ["done", "kept", "cancelled", "stuck"]),
+    ),
+    Metric("counter", "workers_lost_total", "Workers that died or stalled, found by this one."),
     Metric("counter", "journal_records_total", "Lines written into journals."),
     Metric(
         "counter",

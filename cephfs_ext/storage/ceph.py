@@ -36,6 +36,7 @@ from cephfs_ext.core.errors import (
     FSError,
     FullError,
     NotFoundError,
+    UserError,
     check,
     fs_error,
 )
@@ -54,9 +55,9 @@ from cephfs_ext.core.types import (
     Weight,
 )
 from cephfs_ext.storage.ceph_admission import Admission
-from cephfs_ext.storage.ceph_locks import RENEW_S, ClusterLocks, lock_of_dir, lock_of_name
+from cephfs_ext.storage.ceph_locks import LEASE_S, RENEWALS, ClusterLocks, lock_of_dir, lock_of_name
 from cephfs_ext.storage.ceph_ranks import RankMap
-from cephfs_ext.storage.ceph_session import Identities, connect
+from cephfs_ext.storage.ceph_session import Identities, connect, end_session, timeouts
 from cephfs_ext.storage.ceph_stuck import StuckNames
 from cephfs_ext.storage.gate import Gate
 from cephfs_ext.storage.name_locks import NameLocks
@@ -182,8 +183,11 @@ class CephStorage:
     rename_noreplace = False
     finds_by_number = True
 
-    def __init__(self, config: CephConfig, subdir: str, mount: Any, *, background: bool) -> None:
+    def __init__(
+        self, config: CephConfig, subdir: str, mount: Any, uuid: str, *, background: bool
+    ) -> None:
         self._config = config
+        self.sessions: Sequence[str] = (uuid,)
         self._full, self._asked_s = False, float("-inf")
         self._subdir = subdir
         self._mount = mount
@@ -236,13 +240,12 @@ class CephStorage:
             "client_acl_type": "posix_acl",
             "client_quota": "false" if background else "true",
             "client_cache_size": str(config.cache_size),
-            "client_mount_timeout": str(int(config.mount_timeout_s)),
-            "rados_mon_op_timeout": str(int(config.mount_timeout_s)),
+            **timeouts(config),
         }
 
         def open_session() -> CephStorage:
             mount = connect(config, subdir, uuid=uuid, predecessors=predecessors, options=options)
-            return cls(config, subdir, mount, background=background)
+            return cls(config, subdir, mount, uuid, background=background)
 
         storage = await trio.to_thread.run_sync(open_session)
         storage.ranks = await storage._count_ranks()
@@ -1028,44 +1031,44 @@ class CephStorage:
         await self._call(settle, limiter=self._settling)
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, node: Node) -> AsyncIterator[None]:
+    async def exclusive(self, node: Node, *, lease_s: int | None = None) -> AsyncIterator[None]:
         """Hold a lock on a directory against every gateway of the cluster."""
-        async with await self._take(lock_of_dir(node.ino)):
+        async with await self._take(lock_of_dir(node.ino), lease_s or LEASE_S):
             yield
 
     @contextlib.asynccontextmanager
     async def replacing(self, parent: Node, name: bytes) -> AsyncIterator[None]:
         """Hold the lock of a name; without it where the key may take none."""
         try:
-            held = await self._take(lock_of_name(parent.ino, name))
+            held = await self._take(lock_of_name(parent.ino, name), LEASE_S)
         except DeniedError:  # `connect` has said so
             held = contextlib.nullcontext()
         async with held:
             yield
 
-    async def _take(self, lock: str) -> AbstractAsyncContextManager[None]:
+    async def _take(self, lock: str, lease_s: int) -> AbstractAsyncContextManager[None]:
         """Wait for a lock."""
         cookie = uuids.uuid4().hex
         pause_s, longest_s = _LOCK_POLL_S
-        while not await self._call(lambda: self._locks.take(lock, cookie)):
+        while not await self._call(lambda: self._locks.take(lock, cookie, lease_s)):
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, longest_s)
-        return self._held(lock, cookie)
+        return self._held(lock, cookie, lease_s)
 
     async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
         """Take the lock of `exclusive` if it is free now."""
         cookie, lock = uuids.uuid4().hex, lock_of_dir(node.ino)
         if await self._call(lambda: self._locks.take(lock, cookie)):
-            return self._held(lock, cookie)
+            return self._held(lock, cookie, LEASE_S)
         return None
 
     @contextlib.asynccontextmanager
-    async def _held(self, lock: str, cookie: str) -> AsyncIterator[None]:
+    async def _held(self, lock: str, cookie: str, lease_s: int) -> AsyncIterator[None]:
         """Renew a lock while the body runs, and give it back."""
         alone: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._renew, lock, cookie)
+                nursery.start_soon(self._renew, lock, cookie, lease_s)
                 yield
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # the body knows of no nursery
@@ -1078,11 +1081,19 @@ class CephStorage:
         if alone is not None:
             raise alone
 
-    async def _renew(self, lock: str, cookie: str) -> None:
+    async def _renew(self, lock: str, cookie: str, lease_s: int) -> None:
         while True:
-            await trio.sleep(RENEW_S)
-            if not await self._call(lambda: self._locks.take(lock, cookie)):
+            await trio.sleep(lease_s / RENEWALS)
+            if not await self._call(lambda: self._locks.take(lock, cookie, lease_s)):
                 raise FSError(errno.EIO, "a lock was lost")
+
+    async def end_sessions(self, sessions: Sequence[str]) -> None:
+        """End sessions of dead processes, each in some tenths of a second."""
+        for session in sessions:
+            try:
+                await trio.to_thread.run_sync(end_session, self._config, session)
+            except UserError as exc:
+                _log.warning("session %s could not be ended: %s", session, exc)
 
     async def rank_of(self, path: bytes) -> Rank:
         """Return which rank has the content of a directory."""

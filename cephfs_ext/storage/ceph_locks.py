@@ -23,7 +23,8 @@ from cephfs_ext.core.config import CephConfig
 from cephfs_ext.core.errors import FSError, fs_error
 
 LEASE_S = 10
-RENEW_S = 3.0
+RENEWALS = 3.3
+"""How often a lock is renewed within its lease."""
 
 _NAME = "gateway"
 _PROBED = "cephfs_ext.lock.probe"
@@ -59,7 +60,7 @@ class ClusterLocks:
                 self._ioctx.set_osdmap_full_try()  # a full pool refuses at once, and never waits
             return self._ioctx
 
-    def take(self, lock: str, cookie: str) -> bool:
+    def take(self, lock: str, cookie: str, lease_s: int = LEASE_S) -> bool:
         """Take a lock, or renew it under the same cookie; False if somebody else holds it.
 
         Args:
@@ -69,7 +70,7 @@ class ClusterLocks:
             FSError: the cluster refuses, or doesn't answer.
         """
         try:
-            self._io().lock_exclusive(lock, _NAME, cookie, "cephfs-ext", LEASE_S, _MAY_RENEW)
+            self._io().lock_exclusive(lock, _NAME, cookie, "cephfs-ext", lease_s, _MAY_RENEW)
         except (rados.ObjectBusy, rados.ObjectExists):
             return False
         except rados.Error as exc:

@@ -93,7 +93,7 @@ def connect(
             ExitCode.NOT_FOUND,
         )
     for dead in predecessors:
-        _reclaim(config, dead, options)
+        end_session(config, dead)
     mount = _create(config, options)
     lib.ceph_set_uuid(mount, uuid.encode())
     rc = lib.ceph_mount(mount, subdir.encode())
@@ -133,9 +133,19 @@ def _create(config: CephConfig, options: Mapping[str, str]) -> Any:
     return mount
 
 
-def _reclaim(config: CephConfig, dead: str, options: Mapping[str, str]) -> None:
-    """End the session of a dead daemon; a failure only means that its end must be waited for."""
-    mount = _create(config, options)
+def timeouts(config: CephConfig) -> dict[str, str]:
+    """Return the client settings without which a cluster that is down is waited for."""
+    seconds = str(int(config.mount_timeout_s))
+    return {"client_mount_timeout": seconds, "rados_mon_op_timeout": seconds}
+
+
+def end_session(config: CephConfig, dead: str) -> None:
+    """End the session of a dead daemon; a failure only means that its end must be waited for.
+
+    Raises:
+        UserError: the cluster doesn't answer.
+    """
+    mount = _create(config, timeouts(config))
     try:
         rc = lib.ceph_start_reclaim(mount, dead.encode(), lib.CEPH_RECLAIM_RESET)
         if rc in (0, -errno.ENOENT):

@@ -572,7 +572,7 @@ class PosixStorage:
         return await self._call(lambda: calls.try_lock(path))
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, node: Node) -> AsyncIterator[None]:
+    async def exclusive(self, node: Node, *, lease_s: int | None = None) -> AsyncIterator[None]:
         """Hold a lock on a directory against every gateway on the same file system."""
         pause_s, longest_s = _LOCK_POLL_S
         while (fd := await self._lock(node)) is None:
@@ -598,6 +598,12 @@ class PosixStorage:
             yield
         finally:
             os.close(fd)
+
+    sessions: Sequence[str] = ()
+
+    async def end_sessions(self, sessions: Sequence[str]) -> None:
+        """Do nothing: with a process all that it held is gone."""
+        await trio.lowlevel.checkpoint()
 
     async def rank_of(self, path: bytes) -> Rank:
         """Return the only rank."""

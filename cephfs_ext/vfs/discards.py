@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from asyncdelete.discard import Discard
 from cephfs_ext.core.errors import DeniedError
 from cephfs_ext.core.ports import Storage
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.audit import Bypass, kind_of
-from trashbin.discard import Discard
 from trashbin.domain import Domain
 from trashbin.put import Deleter, Place
 
@@ -38,7 +38,7 @@ class Discards:
             await self._deletes.check_allowed(parent, victim, who.cred, is_tree=is_tree)
 
             async def step(domain: Domain, at: Place) -> None:
-                await self._discard.name(domain, at)
+                await self._discard.name(domain, at, victim, who)
 
             await self._deletes.in_domain(parent, name, step)
             kind = "tree" if victim.attr.is_dir else kind_of(victim.attr)

@@ -25,12 +25,13 @@ from cephfs_ext.core.types import GATEWAY, Credentials, DirEntry, Ino
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.storage.posix_calls import translated
 from tests.property.faulty import Faulty
+from trashbin import layout
 from trashbin.audit import Audit
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.event_ids import EventIds
 from trashbin.expire import Expiry, Removed
-from trashbin.files import listing
+from trashbin.files import listing, names_in
 from trashbin.journal import Journal
 from trashbin.put import Deleter, Place, Put
 from trashbin.restore import Restore
@@ -65,6 +66,26 @@ class SilentMeter:
         pass
 
 
+class _AtOnce:
+    """Removes what is claimed as soon as it is asked to, without jobs."""
+
+    def __init__(self, storage: Any, meter: SilentMeter) -> None:
+        self._storage = storage
+        self._meter = meter
+        self._numbers = itertools.count(1)
+
+    async def plan_purge(self, domain: Domain, cred: Credentials) -> bytes:
+        return b"purge.%016x.beef" % next(self._numbers)
+
+    async def hand_over(self, domain: Domain) -> None:
+        for claim in await names_in(self._storage, domain.service(layout.PURGING)):
+            await self.removed(domain, claim)
+
+    async def removed(self, domain: Domain, claim: bytes) -> Removed:
+        walk = Walk(self._storage, self._meter, Spare(domain))
+        return await walk.remove(domain.service(layout.PURGING), claim)
+
+
 class Parts:
     """What a gateway is made of."""
 
@@ -90,7 +111,7 @@ class Parts:
         self.restore = Restore(_port(storage), instance=instance, clock=ticks)
         self.expiry = Expiry(
             self.domains,
-            self._remove,
+            _AtOnce(_port(storage), self.meter),
             self.meter,
             self.audit,
             retention_s=RETENTION_S,
@@ -112,9 +133,6 @@ class Parts:
             event_gap_s=GAP_S,
             held_max=HELD_MAX,
         )
-
-    async def _remove(self, above: Node, name: bytes, spare: Spare | None) -> Removed:
-        return await Walk(_port(self.storage), self.meter, spare).remove(above, name)
 
     async def domain(self) -> Domain:
         """Return the trash of the root."""

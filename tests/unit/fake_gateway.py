@@ -10,6 +10,14 @@ from typing import Any
 
 import trio
 
+from cephfs_ext.control.jobs import (
+    JobItem,
+    JobListing,
+    JobOutcome,
+    JobQuery,
+    JobReport,
+    JobRequest,
+)
 from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import (
     Allowed,
@@ -112,6 +120,32 @@ def restored(outcome: str, message: str = "") -> RestoredItem:
     )
 
 
+def job(state: str = "running", **more: object) -> JobItem:
+    """Return one job as a daemon lists it."""
+    fields: dict[str, Any] = {
+        "id": "18eaf1b2aec46709.a7f8",
+        "kind": "tree",
+        "state": state,
+        "path": "home/old",
+        "uid": 1000,
+        "made_at": "2026-11-24T09:39:11Z",
+        "ended_at": None,
+        "workers": ["node-1:42"],
+        "files": 1000,
+        "dirs": 10,
+        "entries_total": 5000,
+        "size_total_bytes": 1 << 30,
+        "entries_left": 3990,
+        "size_left_bytes": 1 << 29,
+        "rate": 500.0,
+        "eta_s": 8.0,
+        "failed": 0,
+        "failures": [],
+        "entry": None,
+    }
+    return JobItem(**{**fields, **more})
+
+
 class FakeService:
     """Implements `cephfs_ext.control.service.Service`; every call is kept in `calls`."""
 
@@ -128,6 +162,8 @@ class FakeService:
         self.deeds_left_out = False
         self.events = [event()]
         self.failures = 0
+        self.jobs = [job()]
+        self.job_outcomes = [JobOutcome(id=item().id, outcome="paused")]
         self.explanation = Explanation(
             kept=True,
             reason="",
@@ -190,6 +226,14 @@ class FakeService:
     async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
         self._called("restore", caller, request)
         return RestoreReport(items=self.outcomes)
+
+    async def jobs_list(self, caller: Caller, query: JobQuery) -> JobListing:
+        self._called("jobs", caller, query)
+        return JobListing(items=self.jobs)
+
+    async def jobs_ask(self, caller: Caller, request: JobRequest) -> JobReport:
+        self._called("ask", caller, request)
+        return JobReport(items=self.job_outcomes)
 
     async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
         self._called("purge", caller, request)
@@ -284,7 +328,7 @@ def serving(
 ) -> Iterator[None]:
     """Serve while the body runs."""
     server = ControlServer(
-        service, str(directory), metrics_listen=metrics_listen, patience_s=patience_s
+        service, service, str(directory), metrics_listen=metrics_listen, patience_s=patience_s
     )
     running = _Running(server)
     running.start()

@@ -16,7 +16,9 @@ from cephfs_ext.core.config import Config
 from cephfs_ext.core.errors import ExitCode, UserError
 from tests.gateway import COMMAND
 
-_COMMANDS = ["audit", "completion", "config", "mount", "rm", "status", "trash", "umount"]
+_COMMANDS = [
+    "audit", "completion", "config", "jobs", "mount", "rm", "status", "trash", "umount", "worker",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -162,12 +162,13 @@ class TestRm:
             "schema_version": 1,
             "dry_run": False,
             "items": [
-                {"path": "tree", "deleted": True, "message": "", "exit_code": 0},
+                {"path": "tree", "deleted": True, "message": "", "exit_code": 0, "job": None},
                 {
                     "path": "none",
                     "deleted": False,
                     "message": "no such file or directory",
                     "exit_code": ExitCode.NOT_FOUND,
+                    "job": None,
                 },
             ],
         }

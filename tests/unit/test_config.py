@@ -161,7 +161,9 @@ class TestRefused:
 
     def test_nothing_near_lists_what_is_known(self, file: Path) -> None:
         file.write_text("[zzz]\n")
-        assert str(refused(file=file)).endswith("known are ceph, control, log, mount, trash")
+        assert str(refused(file=file)).endswith(
+            "known are asyncdelete, ceph, control, log, mount, trash"
+        )
 
     def test_value_outside_of_a_section(self, file: Path) -> None:
         file.write_text("trash = 5\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cephfs_ext.core.config import Config
 from tests import tour
 from tests.posix.deviations import CEPH_MOUNT
 from trashbin import hold, journal, layout, pressure, runs, tombs
@@ -220,8 +221,10 @@ def _anchors(document: Path) -> set[str]:
 
 
 def _is_defined(dotted: str) -> bool:
-    """Tell whether a dotted name is a module, or something defined in one."""
+    """Tell whether a dotted name is a module, something defined in one, or a setting."""
     parts = dotted.split(".")
+    if len(parts) == 2 and hasattr(getattr(Config(), parts[0], None), parts[1]):
+        return True
     for length in range(len(parts), 0, -1):
         place = ROOT.joinpath(*parts[:length])
         module = place.with_suffix(".py")

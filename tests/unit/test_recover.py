@@ -14,13 +14,13 @@ from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.errors import FSError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.storage.posix import PosixStorage
-from trashbin import catalog
+from trashbin import catalog, layout
 from trashbin.domain import Domain
 from trashbin.domains import Domains
-from trashbin.expire import Expiry, Removed
+from trashbin.expire import Expiry
+from trashbin.files import names_in
 from trashbin.recover import recover
 from trashbin.runs import Plan
-from trashbin.spare import Spare
 
 Script = Callable[[PosixStorage, Domains, Domain], Awaitable[None]]
 Play = Callable[[Script], None]
@@ -78,16 +78,17 @@ def test_hour_whose_claim_is_still_there_holds_nothing_up(play: Play, tmp_path: 
         for directory in (hour, stuck):
             directory.mkdir()
             (directory / os.fsdecode(_ENTRY)).touch()
-        seen = []
+        seen: list[bytes] = []
 
-        async def remove(above: Node, name: bytes, spare: Spare | None) -> Removed:
-            seen.append(name)
-            return Removed(0, 0, 1)
+        class Remover:
+            async def hand_over(self, domain: Domain) -> None:
+                seen.extend(await names_in(storage, domain.service(layout.PURGING)))
 
         nothing: Any = _Nothing()
+        remover: Any = Remover()
         expiry = Expiry(
             domains,
-            remove,
+            remover,
             nothing,
             nothing,
             retention_s=0,
