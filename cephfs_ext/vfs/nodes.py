@@ -68,6 +68,8 @@ class Known:
     """Where it was seen last; another client may have moved it since."""
     is_dir: bool
     lookups: int = 0
+    nlink: int = 1
+    """When it was seen last."""
     hidden_links: int = 0
     """Links that only the trash has: they don't count for users."""
     generation: int = 0
@@ -152,6 +154,7 @@ class NodeTable:
         else:
             self._storage.forget(found.node)
         known.lookups += 1
+        known.nlink = found.attr.nlink
         known.generation, known.is_dead = known.generation + known.is_dead, False
         known.hidden_links = min(known.hidden_links, _most_hidden(found.attr))
         if node_id != ROOT:
@@ -246,10 +249,13 @@ class NodeTable:
     def lies_in_trash(self, node_id: NodeId) -> bool:
         """Tell whether an inode lies in a directory that has been moved into the trash.
 
-        What was deleted by itself doesn't: a program that has it open goes on with it.
+        What was deleted by itself doesn't: a program that has it open goes on with it. Nor does a
+        file with other names: the kernel may have come to it by one of those.
         """
         known = self._known.get(node_id)
         if known is None or known.hidden_links or node_id == ROOT:
+            return False
+        if known.nlink > 1 and not known.is_dir:
             return False
         return self.is_in_trash(known.parent)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.gateway import Gateway
+
+_FORGOTTEN_S = 1.2
+"""After that the kernel asks for names again."""
 
 CHANGES: dict[str, Callable[[], object]] = {
     "create": lambda: Path("new").touch(),
@@ -55,3 +59,16 @@ def test_files_that_were_deleted_one_by_one_stay_usable(gateway: Gateway) -> Non
         file.write(b"more")
         os.fchmod(file.fileno(), 0o600)
         assert os.fstat(file.fileno()).st_nlink == 0
+
+
+def test_file_with_another_name_is_written_by_that(place: Path) -> None:
+    """Also while the kernel remembers it by the name that is in the trash now."""
+    (place / "tree").mkdir()
+    (place / "tree/a").write_text("before")
+    (place / "b").hardlink_to(place / "tree/a")
+    time.sleep(_FORGOTTEN_S)
+    (place / "b").stat()
+    (place / "tree/a").stat()
+    os.rename(place / "tree", place / ".trashbin/tree")
+    (place / "b").write_text("after")
+    assert (place / "b").read_text() == "after"
