@@ -69,6 +69,7 @@ def test_file_with_another_name_is_written_by_that(place: Path) -> None:
     time.sleep(_FORGOTTEN_S)
     (place / "b").stat()
     (place / "tree/a").stat()
-    os.rename(place / "tree", place / ".trashbin/tree")
-    (place / "b").write_text("after")
+    with (place / "tree/a").open():
+        os.rename(place / "tree", place / ".trashbin/tree")
+        (place / "b").write_text("after")
     assert (place / "b").read_text() == "after"
