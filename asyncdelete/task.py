@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 WATCH_S = 0.5
 """How often it is looked whether a job is still wanted."""
 
-_REPORT_S = 2.0
+_REPORT_S = 1.0
 
 _LOOKS = 40
 """How often it is looked whether others have stopped, before they are left to give back."""

@@ -38,6 +38,10 @@ class Back:
         """List a directory of the trash."""
         return os.listdir(f"{self._trash}/{path}")
 
+    def record(self, path: str) -> str:
+        """Read a record, which is the target of a link."""
+        return os.readlink(f"{self._trash}/{path}")
+
     def _rename(self, old: str, new: str) -> None:
         os.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")
 
@@ -103,6 +107,10 @@ class _CephBack(Back):
         fd = self._fs.open(whole, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         self._fs.write(fd, data, -1)
         self._fs.close(fd)
+
+    def record(self, path: str) -> str:
+        target: bytes = self._fs.readlink(f"{self._trash}/{path}", 1 << 12)
+        return target.decode()
 
     def _rename(self, old: str, new: str) -> None:
         self._fs.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")

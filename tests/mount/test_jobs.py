@@ -123,7 +123,7 @@ def test_cancelled_job_gives_back_what_is_left(unmounted: Gateway) -> None:
         (outcome,) = report["items"]
         assert outcome["outcome"] == "cancelled"
         removed = _job(gateway)["files"]
-        gateway.run("trash", "restore", outcome["entry"], str(gateway.path), check=True)
+        gateway.run("trash", "restore", outcome["entry"], check=True)
         left = [path for path in top.rglob("*") if path.is_file()]
         assert len(left) == _FILES - removed
         assert all(path.read_text() == path.name for path in left)
@@ -179,7 +179,7 @@ def test_what_somebody_may_not_delete_is_kept(unmounted: Gateway) -> None:
         assert job["files"] == 40
         assert [one["path"] for one in job["failures"]] == ["d1/theirs/file"]
         assert "ermission" in job["failures"][0]["reason"]
-        gateway.run("trash", "restore", job["entry"], str(gateway.path), check=True)
+        gateway.run("trash", "restore", job["entry"], check=True)
         assert sorted(os.listdir(top)) == ["d1"]
         assert (theirs / "file").read_text() == "not the owner's"
 
