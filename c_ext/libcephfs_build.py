@@ -154,6 +154,8 @@ ffibuilder.cdef(
                   const uint64_t *expected, int *how_far);
     int ceph_ll_unlink(struct ceph_mount_info *cmount, struct Inode *in, const char *name,
                        const UserPerm *perms);
+    void cx_unlink_many(struct ceph_mount_info *cmount, struct Inode *parent, const char *names,
+                        size_t count, const UserPerm *perms, int *errors, size_t *done);
     int ceph_ll_statfs(struct ceph_mount_info *cmount, struct Inode *in, struct statvfs *stbuf);
     int ceph_ll_readlink(struct ceph_mount_info *cmount, struct Inode *in, char *buf,
                          size_t bufsize, const UserPerm *perms);
@@ -185,6 +187,7 @@ ffibuilder.set_source(
     #include <errno.h>
     #include <fcntl.h>
     #include <dirent.h>
+    #include <string.h>
     #include <sys/statvfs.h>
     #include <sys/types.h>
     #include <cephfs/libcephfs.h>
@@ -238,6 +241,18 @@ ffibuilder.set_source(
         }
         *how_far = CX_BEGUN;
         return ceph_ll_rename(cmount, parent, name, newparent, newname, perms);
+    }
+
+    /* Unlinks names, each ended by a zero byte, one after the other. errors[i] is 0 or an errno;
+       *done, which other threads may read meanwhile, says how many are over. */
+    static void cx_unlink_many(struct ceph_mount_info *cmount, struct Inode *parent,
+                               const char *names, size_t count, const UserPerm *perms,
+                               int *errors, size_t *done)
+    {
+        for (size_t i = 0; i < count; i++, names += strlen(names) + 1) {
+            errors[i] = -ceph_ll_unlink(cmount, parent, names, perms);
+            __atomic_store_n(done, i + 1, __ATOMIC_RELEASE);
+        }
     }
     """,
     libraries=["cephfs"],

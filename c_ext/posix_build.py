@@ -20,6 +20,7 @@ ffibuilder.cdef(
     int64_t cx_file_system(int fd);
     int cx_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags);
     int cx_linkat(int fd, int to_dir, const char *to);
+    void cx_unlink_many(int dir, const char *names, size_t count, int *errors);
     int cx_chown(int fd, unsigned uid, unsigned gid);
     int cx_utimens(int fd, const int64_t *seconds, const long *nanoseconds);
     long cx_getdents(int fd, void *buffer, size_t size);
@@ -148,6 +149,13 @@ ffibuilder.set_source(
         char path[32];
         snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
         return linkat(AT_FDCWD, path, to_dir, to, AT_SYMLINK_FOLLOW) == 0 ? 0 : -errno;
+    }
+
+    /* Unlinks names, each ended by a zero byte, one after the other; errors[i] is 0 or an errno. */
+    static void cx_unlink_many(int dir, const char *names, size_t count, int *errors)
+    {
+        for (size_t i = 0; i < count; i++, names += strlen(names) + 1)
+            errors[i] = unlinkat(dir, names, 0) == 0 ? 0 : errno;
     }
 
     static int cx_chown(int fd, unsigned uid, unsigned gid)

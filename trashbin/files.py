@@ -225,7 +225,8 @@ async def _copy_layout(storage: Storage, node: Node, model: Node) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_dir(storage: Storage, node: Node) -> AsyncIterator[DirHandle]:
+async def open_dir(storage: Storage, node: Node) -> AsyncIterator[DirHandle]:
+    """Lend a directory, open for listing."""
     handle = await storage.opendir(node)
     try:
         yield handle
@@ -243,7 +244,7 @@ async def listing(
     With `plus` the consumer owns the nodes of those that it has taken; the rest of a page is given
     back.
     """
-    async with _open_dir(storage, node) as handle:
+    async with open_dir(storage, node) as handle:
         entries = _entries(storage, handle, plus=plus, limit=page)
         async with contextlib.aclosing(entries):
             yield entries

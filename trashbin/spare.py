@@ -16,6 +16,8 @@ import time
 from array import array
 from bisect import bisect_left
 
+import trio
+
 from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import GATEWAY, Ino
@@ -37,12 +39,20 @@ class Spare:
         """Promised inodes, sorted, by hour of the tombstone and the directory that holds it: eight
         bytes for each."""
         self._read_s = float("-inf")
+        self._reading = trio.Lock()
 
     async def look_again(self) -> None:
-        """Read the promises, those that may have changed if they have been read before."""
+        """Read the promises, those that may have changed if they have been read before.
+
+        Who comes while somebody reads them waits for that.
+        """
+        async with self._reading:
+            await self._look_again()
+
+    async def _look_again(self) -> None:
         if time.monotonic() - self._read_s < _FRESH_S:
             return
-        self._read_s = time.monotonic()
+        begun_s = time.monotonic()
         await self._domain.look_again()
         aboves = list(filter(layout.is_tombs, self._domain.directories))
         held = [above for above in aboves if layout.term_of(above).is_held]
@@ -50,6 +60,7 @@ class Spare:
         # what is released meanwhile is in the first or the second, what is held in the last
         for above in (*held, *expiring, *held):
             await self._read(above)
+        self._read_s = begun_s
 
     async def _read(self, above: bytes) -> None:
         """Read the promises of a directory; one that has moved to another is still known."""

@@ -24,6 +24,8 @@ _OTHER_VARIABLES = frozenset(["CEPHFS_EXT_CONFIG", "CEPHFS_EXT_SOCKET", "CEPHFS_
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
+_WINDOW = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 _LONGEST_S = 100 * 365 * 86400.0
@@ -54,6 +56,21 @@ storage's, and every change is passed on at once."""
 def _between(default: float, least: float, most: float) -> Any:
     """Give a setting a default and limits."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
+
+
+def parse_window(text: str) -> tuple[float, float] | None:
+    """Read `22:00-06:00` as seconds of the day; None if it is empty: always.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not text:
+        return None
+    match = _WINDOW.fullmatch(text)
+    if match is None or match[1] == match[2]:
+        raise ValueError(f"{text!r} is no time of day; write 22:00-06:00")
+    begin, end = (int(part[:2]) * 3600.0 + int(part[3:]) * 60 for part in match.groups())
+    return begin, end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +130,10 @@ class AsyncdeleteConfig:
     """[asyncdelete]: how trees are removed in the background."""
 
     jobs_kept_s: float = 86400.0
+    in_flight: int = _between(16, 1, 64)
+    latency_factor: float = _between(2.0, 0, 100)
+    max_rate: int = _between(0, 0, _MOST)
+    window: str = dataclasses.field(default="", metadata={"check": parse_window})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +258,7 @@ class _Merge:
         self._types = {
             section: get_type_hints(type(getattr(Config(), section))) for section in self._sections
         }
-        self._limits = {
+        self._limits: dict[str, dict[str, Mapping[str, Any]]] = {
             section: {
                 field.name: field.metadata
                 for field in dataclasses.fields(getattr(Config(), section))
@@ -318,7 +339,10 @@ class _Merge:
     def _set(self, section: str, key: str, value: object, origin: str) -> None:
         try:
             converted = _convert(self._types[section][key], value)
-            _check_limits(self._limits[section].get(key, {}), converted)
+            limits = self._limits[section].get(key, {})
+            _check_limits(limits, converted)
+            if "check" in limits:
+                limits["check"](converted)
         except ValueError as exc:
             raise UserError(f"{origin}: {section}.{key}: {exc}", ExitCode.USAGE) from exc
         self._values[section][key] = converted

@@ -9,6 +9,39 @@ DATA_THREADS = 8
 BACKGROUND_THREADS = 4
 """Threads for restore, expiry and purge."""
 
+REMOVAL_THREADS = 16
+"""Threads for batches of names that are removed for good."""
+
+REMOVAL_BATCH = 32
+"""Names that are removed by one call: what a pause, or a cancelled job, has to wait for."""
+
+WALK_PAGE = 1024
+"""Entries of a directory that a walk reads at a time: as many as libcephfs does."""
+
+WALK_DIRECTORIES = 8
+"""Directories of a tree that a walk reads, or looks at, at the same time."""
+
+WALK_BATCHES = 32
+"""Batches of a walk that are under way, or wait for the throttle."""
+
+WALK_WAITING = 4096
+"""Directories that a walk has seen and not entered; beyond it, it takes one at a time."""
+
+WALK_OPEN = 256
+"""How many levels above where it is a walk keeps directories open; and every 64th of the others."""
+
+WALK_FAILURES = 100
+"""Of how many entries a walk says that they could not be removed; all are counted."""
+
+STRAYS = 200_000
+"""Strays of a metadata server from which on less is removed; a fifth of what it can have."""
+
+PURGE_QUEUE = 100_000
+"""Items in the purge queue of a metadata server from which on less is removed."""
+
+THROTTLE_TRACE = 600
+"""Decisions of the throttle that are kept; the oldest go."""
+
 READDIR_PAGE = 512
 """Entries of a directory that are read from the storage at a time."""
 

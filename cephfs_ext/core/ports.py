@@ -74,6 +74,15 @@ class Listed(NamedTuple):
     found: Found | None
 
 
+class Load(NamedTuple):
+    """What a metadata server has still to do for names that are gone."""
+
+    strays: int
+    """Inodes that have no name any more, and are still there."""
+    purging: int
+    """Items in its purge queue."""
+
+
 class Storage(Protocol):
     """A tree of inodes below one root."""
 
@@ -152,6 +161,19 @@ class Storage(Protocol):
 
     async def unlink(self, parent: Node, name: bytes, cred: Credentials) -> None:
         """Really remove a name that is not a directory."""
+        ...
+
+    async def unlink_many(self, parent: Node, names: Sequence[bytes]) -> Sequence[int]:
+        """Really remove names that are no directories, one after the other, as the gateway.
+
+        One call in one thread, whatever their number; it is not cancelled once it has begun.
+
+        Returns:
+            For each name 0 if it has been removed, else the errno of unlink(2).
+
+        Raises:
+            FSError: none has been removed.
+        """
         ...
 
     async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
@@ -416,6 +438,13 @@ class Storage(Protocol):
 
         Args:
             path: of the directory, relative to the root. The answer may be out of date.
+        """
+        ...
+
+    async def load(self, rank: Rank) -> Load | None:
+        """Return what a metadata server has still to do; None where nothing, or nobody, says it.
+
+        May be cancelled at any time.
         """
         ...
 

@@ -9,8 +9,10 @@ import secrets
 from asyncdelete.give_back import Giving
 from asyncdelete.jobs import Job
 from asyncdelete.peers import About, Peers
+from asyncdelete.rights import RightsOf
 from asyncdelete.service import Jobs
 from asyncdelete.task import Tools
+from asyncdelete.throttle import Throttle
 from asyncdelete.walk import Walk
 from asyncdelete.worker import Worker
 from cephfs_ext.core.clock import MonotonicNs
@@ -52,9 +54,19 @@ def build_deleting(
     about = About(host=host, pid=os.getpid(), sessions=tuple(storage.sessions))
     peers = Peers(storage, domains, meter, about, name=name)
 
+    throttle = Throttle(
+        meter,
+        in_flight=config.asyncdelete.in_flight,
+        latency_factor=config.asyncdelete.latency_factor,
+        max_rate=config.asyncdelete.max_rate,
+        window=config.asyncdelete.window,
+        pulse=storage if storage.kind == "ceph" else None,
+    )
+
     def new_walk(domain: Domain, job: Job) -> Walk:
-        del job
-        return Walk(storage, meter, Spare(domain))
+        rights = RightsOf(storage, job.cred) if job.is_checked else None
+        spare = Spare(domain)
+        return Walk(storage, meter, spare, throttle=throttle, owner=job.uid, rights=rights)
 
     giving = Giving(audit, instance=instance, clock=clock)
     tools = Tools(peers, new_walk, giving, meter, name, host)

@@ -186,6 +186,13 @@ TABLE = (
         _one("state", ["done", "kept", "cancelled", "stuck"]),
     ),
     Metric("counter", "workers_lost_total", "Workers that died or stalled, found by this one."),
+    Metric(
+        "counter",
+        "purge_held_back_total",
+        "Times that the throttle has made removal slower, or wait.",
+        _one("reason", ["latency", "strays", "purge_queue", "rate", "window", "paused"]),
+    ),
+    Metric("gauge", "purge_batches_allowed", "Batches of removal that may be under way."),
     Metric("counter", "journal_records_total", "Lines written into journals."),
     Metric(
         "counter",

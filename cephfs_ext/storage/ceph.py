@@ -40,9 +40,15 @@ from cephfs_ext.core.errors import (
     check,
     fs_error,
 )
-from cephfs_ext.core.limits import BACKGROUND_THREADS, DATA_THREADS, META_THREADS, READDIR_PAGE
+from cephfs_ext.core.limits import (
+    BACKGROUND_THREADS,
+    DATA_THREADS,
+    META_THREADS,
+    READDIR_PAGE,
+    REMOVAL_THREADS,
+)
 from cephfs_ext.core.permissions import ACL_XATTR, WRITE, permits
-from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Node
+from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Node
 from cephfs_ext.core.types import (
     GATEWAY,
     Attr,
@@ -195,6 +201,7 @@ class CephStorage:
         meta, data = (BACKGROUND_THREADS,) * 2 if background else (META_THREADS, DATA_THREADS)
         self._meta = trio.CapacityLimiter(meta)
         self._data = trio.CapacityLimiter(data)
+        self._removal = trio.CapacityLimiter(REMOVAL_THREADS)
         self._settling = trio.CapacityLimiter(1)
         self._left = _LeftDirectories()
         self._gate = Gate()
@@ -473,6 +480,30 @@ class CephStorage:
         """Really remove a name that is no directory."""
         check_name(name)
         await self._remove(lib.ceph_ll_unlink, parent, name, cred)
+
+    async def unlink_many(self, parent: Node, names: Sequence[bytes]) -> Sequence[int]:
+        """Really remove names that are no directories.
+
+        libcephfs looks each up, which asks nobody if the directory has just been read.
+        """
+        for name in names:
+            check_name(name)
+        raw, perms = _raw(parent), self._identities.of(GATEWAY)
+        packed = b"".join(name + b"\0" for name in names)
+        errors, done = ffi.new("int[]", len(names)), ffi.new("size_t *")
+
+        def unlink() -> list[int]:
+            arguments = (raw, ffi.from_buffer(packed), len(names), perms, errors, done)
+            with self._stuck.watched_in_turn(parent.ino, names, lambda: int(done[0])):
+                lib.cx_unlink_many(self._mount, *arguments)
+            return list(ffi.unpack(errors, len(names)))
+
+        async with self._names.held(*((parent.ino, name) for name in names)):
+            numbers = await self._call(unlink, limiter=self._removal)
+        if errno.ESHUTDOWN in numbers:
+            with trio.CancelScope(shield=True):  # what has been removed is told all the same
+                await self._admission.note_refused()
+        return numbers
 
     async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
         """Really remove an empty directory."""
@@ -1099,6 +1130,10 @@ class CephStorage:
         """Return which rank has the content of a directory."""
         whole = self._subdir.rstrip("/").encode() + b"/" + path
         return await self._rank_map.rank_of(whole)
+
+    async def load(self, rank: Rank) -> Load | None:
+        """Return what a rank has still to do, if the key may ask."""
+        return await self._rank_map.load(rank)
 
     async def pin(self, node: Node, rank: Rank) -> None:
         """Place a directory on a rank, if the key may."""

@@ -5,7 +5,7 @@ to 10 s on an idle cluster, where a rename within a rank takes less than a milli
 deleted goes to a shard of the rank that it comes from. The map may be out of date for some
 seconds, or missing where the key may not ask: then a rename is slow, and nothing else.
 
-Source: `get subtrees` of the MDS; the key needs `mds 'allow *'`.
+Source: `get subtrees` and `perf dump` of the MDS; the key needs `mds 'allow *'`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import trio
 
 from c_ext._libcephfs import ffi, lib
 from cephfs_ext.core.errors import FSError, check
+from cephfs_ext.core.ports import Load
 from cephfs_ext.core.types import Rank
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class RankMap:
         self._subtrees: dict[bytes, Rank] = {}
         self._asked = float("-inf")
         self._told = False
+        self._told_of_load = False
         self._limiter = trio.CapacityLimiter(1)
 
     async def rank_of(self, path: bytes) -> Rank:
@@ -54,12 +56,28 @@ class RankMap:
                 )
         return longest_prefix(self._subtrees, path)
 
+    async def load(self, rank: Rank) -> Load | None:
+        """Return what a rank has still to do; None where the key may not ask."""
+        try:
+            return parse_load(
+                await trio.to_thread.run_sync(
+                    lambda: _ask(self._mount, rank, "perf dump"),
+                    limiter=self._limiter,
+                    abandon_on_cancel=True,
+                )
+            )
+        except (FSError, ValueError, KeyError, TypeError) as exc:
+            if not self._told_of_load:
+                _log.warning("what the ranks have still to do is not known: %s", exc)
+            self._told_of_load = True
+            return None
+
     def _refresh(self) -> None:
         """Ask every rank; blocks."""
         subtrees: dict[bytes, Rank] = {}
         try:
             for rank in range(self._ranks):
-                subtrees.update(parse_subtrees(_ask(self._mount, rank)))
+                subtrees.update(parse_subtrees(_ask(self._mount, rank, "get subtrees")))
         except (FSError, ValueError, KeyError, TypeError) as exc:
             if not self._told:
                 _log.warning("the ranks' subtrees are not known: %s", exc)
@@ -86,8 +104,16 @@ def parse_subtrees(raw: bytes) -> Iterable[tuple[bytes, Rank]]:
             yield path.rstrip(b"/"), Rank(subtree["auth_first"])
 
 
-def _ask(mount: Any, rank: int) -> bytes:
-    words = [ffi.new("char[]", b'{"prefix": "get subtrees", "format": "json"}')]
+def parse_load(raw: bytes) -> Load:
+    """Read the answer to `perf dump`."""
+    counters = json.loads(raw)
+    strays, purging = counters["mds_cache"]["num_strays"], counters["purge_queue"]
+    return Load(int(strays), int(purging["pq_item_in_journal"]))
+
+
+def _ask(mount: Any, rank: int, command_name: str) -> bytes:
+    request = json.dumps({"prefix": command_name, "format": "json"}).encode()
+    words = [ffi.new("char[]", request)]
     command = ffi.new("const char *[]", words)
     out, out_size = ffi.new("char **"), ffi.new("size_t *")
     text, text_size = ffi.new("char **"), ffi.new("size_t *")
@@ -96,5 +122,5 @@ def _ask(mount: Any, rank: int) -> bytes:
     answer = bytes(ffi.buffer(out[0], out_size[0])) if rc == 0 else b""
     for buffer in (out[0], text[0]):
         lib.ceph_buffer_free(buffer)
-    check(rc, "get subtrees")
+    check(rc, command_name)
     return answer

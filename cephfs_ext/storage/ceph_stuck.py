@@ -32,7 +32,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from c_ext._libcephfs import ffi, lib
@@ -55,9 +55,23 @@ _CACHE_SIZE = b"client_cache_size"
 @dataclasses.dataclass(slots=True, eq=False)
 class _Call:
     parent: Ino
-    name: bytes
+    names: Sequence[bytes]
+    over: Callable[[], int]
+    """How many of the names are dealt with; the next one is under way."""
     due_s: float
     patience_s: float
+    at: int = 0
+
+    @property
+    def name(self) -> bytes:
+        return self.names[min(self.at, len(self.names) - 1)]
+
+    def is_late(self) -> bool:
+        """Tell whether one name takes too long."""
+        if (over := self.over()) != self.at:
+            self.at, self.patience_s = over, _PATIENCE_S
+            self.due_s = time.monotonic() + _PATIENCE_S
+        return time.monotonic() > self.due_s
 
 
 class StuckNames:
@@ -79,10 +93,20 @@ class StuckNames:
         self._thread = threading.Thread(target=self._watch, name="stuck names", daemon=True)
         self._thread.start()
 
-    @contextlib.contextmanager
-    def watched(self, parent: Ino, name: bytes) -> Iterator[None]:
+    def watched(self, parent: Ino, name: bytes) -> contextlib.AbstractContextManager[None]:
         """Watch a call that looks a name up while the body runs."""
-        call = _Call(parent, name, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
+        return self.watched_in_turn(parent, (name,), lambda: 0)
+
+    @contextlib.contextmanager
+    def watched_in_turn(
+        self, parent: Ino, names: Sequence[bytes], over: Callable[[], int]
+    ) -> Iterator[None]:
+        """Watch a call that looks up one name after the other while the body runs.
+
+        Args:
+            over: says, in any thread, how many it has dealt with.
+        """
+        call = _Call(parent, names, over, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
         self._calls[call] = None
         try:
             yield
@@ -122,7 +146,7 @@ class StuckNames:
         while not self._closing.wait(_LOOK_S):
             try:
                 for call in self._calls.copy():
-                    if time.monotonic() > call.due_s and call in self._calls:
+                    if call.is_late() and call in self._calls:
                         self._free(call)
                         call.patience_s *= 2
                         call.due_s = time.monotonic() + call.patience_s

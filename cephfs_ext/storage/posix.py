@@ -26,8 +26,13 @@ from typing import TypeVar, cast
 import trio
 
 from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
-from cephfs_ext.core.limits import BACKGROUND_THREADS, DATA_THREADS, META_THREADS
-from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Node
+from cephfs_ext.core.limits import (
+    BACKGROUND_THREADS,
+    DATA_THREADS,
+    META_THREADS,
+    REMOVAL_THREADS,
+)
+from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Node
 from cephfs_ext.core.types import (
     Attr,
     AttrChange,
@@ -88,6 +93,7 @@ class PosixStorage:
         meta, data = (BACKGROUND_THREADS,) * 2 if background else (META_THREADS, DATA_THREADS)
         self._meta = trio.CapacityLimiter(meta)
         self._data = trio.CapacityLimiter(data)
+        self._removal = trio.CapacityLimiter(REMOVAL_THREADS)
         self.rename_noreplace = calls.supports_noreplace(root_fd)
 
     @classmethod
@@ -245,6 +251,13 @@ class PosixStorage:
         """Really remove a name that is no directory."""
         check_name(name)
         await self._as(cred, lambda: os.unlink(name, dir_fd=_node(parent).fd))
+
+    async def unlink_many(self, parent: Node, names: Sequence[bytes]) -> Sequence[int]:
+        """Really remove names that are no directories."""
+        for name in names:
+            check_name(name)
+        fd = _node(parent).fd
+        return await self._call(lambda: calls.unlink_many(fd, names), limiter=self._removal)
 
     async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
         """Really remove an empty directory."""
@@ -609,6 +622,10 @@ class PosixStorage:
         """Return the only rank."""
         await trio.lowlevel.checkpoint()
         return Rank(0)
+
+    async def load(self, rank: Rank) -> Load | None:
+        """Say nothing: there is no metadata server."""
+        return None
 
     async def pin(self, node: Node, rank: Rank) -> None:
         """Do nothing: there is one rank."""

@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from c_ext._posix import ffi, lib
 from cephfs_ext.core.errors import FSError, check, fs_error
@@ -156,6 +156,14 @@ def rename(parent: int, name: bytes, new_parent: int, new_name: bytes, flags: in
 def link(fd: int, parent: int, name: bytes) -> None:
     """Give the inode behind a descriptor another name."""
     check(lib.cx_linkat(fd, parent, name))
+
+
+def unlink_many(parent: int, names: Sequence[bytes]) -> list[int]:
+    """Unlink names one after the other; return an errno, or 0, for each."""
+    errors = ffi.new("int[]", len(names))
+    packed = b"".join(name + b"\0" for name in names)
+    lib.cx_unlink_many(parent, ffi.from_buffer(packed), len(names), errors)
+    return list(ffi.unpack(errors, len(names)))
 
 
 def change(fd: int, wanted: AttrChange, writable: int | None) -> None:

@@ -104,7 +104,7 @@ async def _free_what_is_renamed(cluster: CephCluster, renames: int) -> None:
         def free() -> None:
             while not ended.is_set():
                 for name in (b"one", b"two"):
-                    storage._stuck._free(ceph_stuck._Call(above.ino, name, 0.0, 1.0))
+                    storage._stuck._free(ceph_stuck._Call(above.ino, (name,), lambda: 0, 0.0, 1.0))
 
         freeing = threading.Thread(target=free)
         freeing.start()

@@ -6,6 +6,7 @@ import errno
 import stat
 
 import pytest
+import trio
 
 from cephfs_ext.core.ports import Storage
 from cephfs_ext.core.types import GATEWAY
@@ -106,3 +107,42 @@ async def test_another_session_sees_a_removal(tree: Tree, peer: Storage) -> None
     assert (await peer.getattr(theirs.node)).nlink == 0
     peer.forget(theirs.node)
     peer.forget(top)
+
+
+async def test_many_names_go_with_one_call_and_each_has_its_errno(tree: Tree) -> None:
+    await tree.dir(b"d")
+    names = [b"f%d" % number for number in range(5)]
+    for name in names:
+        await tree.file(name)
+    await tree.symlink(b"l", b"f0")
+    await tree.file(b"stays")
+    wanted = [*names, b"missing", b"d", b"l"]
+    errors = await tree.storage.unlink_many(tree.top, wanted)
+    assert list(errors) == [0, 0, 0, 0, 0, errno.ENOENT, errno.EISDIR, 0]
+    assert await tree.names() == [b"d", b"stays"]
+
+
+async def test_many_names_with_a_wrong_one_among_them_are_left_alone(tree: Tree) -> None:
+    await tree.file(b"f")
+    with fails(errno.EINVAL):
+        await tree.storage.unlink_many(tree.top, [b"f", b"a/b"])
+    with fails(errno.EINVAL):
+        await tree.storage.unlink_many(tree.top, [b"f", b"a\0b"])
+    assert await tree.names() == [b"f"]
+
+
+async def test_several_batches_of_one_directory_at_once(tree: Tree) -> None:
+    names = [b"f%d" % number for number in range(60)]
+    for name in names:
+        await tree.file(name)
+    errors: list[int] = []
+
+    async def remove(first: int) -> None:
+        errors.extend(await tree.storage.unlink_many(tree.top, names[first : first + 30]))
+
+    async with trio.open_nursery() as nursery:
+        for first in (0, 15, 30):  # they overlap: somebody else may be at the same tree
+            nursery.start_soon(remove, first)
+    assert errors.count(0) == 60
+    assert errors.count(errno.ENOENT) == 30
+    assert await tree.names() == []

@@ -15,7 +15,7 @@ import trio
 from cephfs_ext.core.errors import NotFoundError, fs_error
 from cephfs_ext.core.ports import Node, Storage
 
-_NAMES = ("mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "create")
+_NAMES = ("mkdir", "mknod", "symlink", "link", "unlink", "unlink_many", "rmdir", "rename", "create")
 _INODES = ("setattr", "setxattr", "removexattr", "write", "pin")
 CHANGES = frozenset((*_NAMES, *_INODES))
 _ALWAYS = frozenset(("kind", "ranks", "rename_noreplace", "finds_by_number"))
