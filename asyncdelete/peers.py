@@ -37,8 +37,11 @@ _PREFIX = b"worker."
 _ABOUT = b"about.json"
 _ABOUT_LIMIT = 64 * 1024
 
-LEASE_S = 3
+WORKER_LEASE_S = 3
 """A worker that stalls for longer is taken for dead."""
+
+GATEWAY_LEASE_S = 12
+"""The same of a gateway, whose users would notice the end of its sessions."""
 
 _LOOK_S = 1.0
 
@@ -61,17 +64,26 @@ class Peers:
     """Registers this worker, and clears up after others."""
 
     def __init__(
-        self, storage: Storage, domains: Domains, meter: Meter, about: About, *, name: str
+        self,
+        storage: Storage,
+        domains: Domains,
+        meter: Meter,
+        about: About,
+        *,
+        name: str,
+        lease_s: int,
     ) -> None:
         """Keep what is needed.
 
         Args:
             name: of this worker, which no other has.
+            lease_s: how long it may stall before others take it for dead.
         """
         self._storage = storage
         self._domains = domains
         self._meter = meter
         self._about = about
+        self._lease_s = lease_s
         self._name = _PREFIX + name.encode()
         self.is_registered = False
         """False while this worker must not touch anything."""
@@ -106,7 +118,9 @@ class Peers:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 try:
-                    await stack.enter_async_context(self._storage.exclusive(mine, lease_s=LEASE_S))
+                    await stack.enter_async_context(
+                        self._storage.exclusive(mine, lease_s=self._lease_s)
+                    )
                 except DeniedError as exc:
                     _log.warning("workers that die make others wait for a minute: %s", exc)
                 await write_record(self._storage, mine, _ABOUT, msgspec.json.encode(self._about))

@@ -6,16 +6,13 @@ Decided from mode bits, supplementary groups and access control lists, as the ke
 from __future__ import annotations
 
 import enum
-import errno
 import stat
 from typing import Protocol
 
-from cephfs_ext.core.errors import FSError
-from cephfs_ext.core.permissions import ACL_XATTR, READ, SEARCH, WRITE, permits, sticky_forbids
+from cephfs_ext.core.permissions import READ, SEARCH, WRITE, permits, sticky_forbids
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import Attr, Credentials
-
-_NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
+from trashbin.files import read_acl
 
 
 class Verdict(enum.Enum):
@@ -57,7 +54,7 @@ class RightsOf:
         """Say what the user may delete; `rm -rf` has to list a directory, too."""
         if self._cred.uid == 0:
             return Verdict.ALL
-        acl = await self._acl(node)
+        acl = await read_acl(self._storage, node)
         if not permits(attr, self._cred, READ | WRITE | SEARCH, acl):
             return Verdict.NOTHING
         is_sticky = attr.mode & stat.S_ISVTX and attr.uid != self._cred.uid
@@ -66,11 +63,3 @@ class RightsOf:
     def may_remove(self, above: Attr, entry: Attr) -> bool:
         """Apply the sticky bit."""
         return not sticky_forbids(above, entry, self._cred)
-
-    async def _acl(self, node: Node) -> bytes:
-        try:
-            return await self._storage.getxattr(node, ACL_XATTR)
-        except FSError as exc:
-            if exc.errno in _NO_ACL:
-                return b""
-            raise

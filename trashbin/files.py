@@ -17,6 +17,7 @@ import trio
 
 from cephfs_ext.core.errors import ExistsError, FSError, FullError, NotFoundError
 from cephfs_ext.core.limits import READDIR_PAGE, TOMBSTONE_INLINE_BYTES
+from cephfs_ext.core.permissions import ACL_XATTR
 from cephfs_ext.core.ports import DirHandle, Found, Handle, Listed, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange
 from trashbin.layout import PROMISED, STAGED
@@ -279,6 +280,16 @@ async def is_empty(storage: Storage, node: Node, *, but: bytes = b"") -> bool:
             if listed.entry.name != but:
                 return False
     return True
+
+
+async def read_acl(storage: Storage, node: Node) -> bytes:
+    """Read an access control list; nothing if there is none."""
+    try:
+        return await storage.getxattr(node, ACL_XATTR)
+    except FSError as exc:
+        if exc.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise
+        return b""
 
 
 async def exists(storage: Storage, parent: Node, name: bytes) -> bool:

@@ -66,10 +66,10 @@ def _mount_option(command: Any) -> Any:
 @json_option
 @config_options
 def ls(path: str | None, over: bool, as_json: bool, loaded: Loaded) -> None:
-    """List jobs, of the tree that was at PATH or all, the oldest first."""
+    """List jobs, of what was at PATH and below, or all, the oldest first."""
     connection = connect(loaded.config, path)
     where = None if path is None else relative(connection, path)
-    listing = _list(connection.client, JobQuery(path=where, over=over))
+    listing = _list(connection.client, JobQuery(below=where, over=over))
     if as_json:
         print_json(listing)
     else:

@@ -146,11 +146,11 @@ def _job_of(place: str, since_ns: int, loaded: Loaded) -> str | None:
     """Return the job that removes what was at a place; None if the gateway can't be asked."""
     try:
         connection = connect(loaded.config, os.path.dirname(place))
-        query = JobQuery(path=relative(connection, place), since_ns=since_ns, over=True)
+        query = JobQuery(below=relative(connection, place), since_ns=since_ns, over=True)
         listing = connection.client.post("/v1/jobs/list", query, JobListing)
     except UserError:
         return None
-    return listing.items[-1].id if listing.items else None
+    return max((item.id for item in listing.items), default=None)
 
 
 def _ended(results: list[Result], loaded: Loaded, *, with_bar: bool) -> JobListing | None:

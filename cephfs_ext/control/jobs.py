@@ -16,8 +16,8 @@ class JobQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     ids: list[str] = []
     """These only."""
-    path: str | None = None
-    """Those of trees that were here, base64."""
+    below: str | None = None
+    """Those of trees that were here or below, base64."""
     since_ns: int | None = None
     """Those that were asked for since then."""
     over: bool = False

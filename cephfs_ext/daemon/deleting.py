@@ -8,7 +8,7 @@ import secrets
 
 from asyncdelete.give_back import Giving
 from asyncdelete.jobs import Job
-from asyncdelete.peers import About, Peers
+from asyncdelete.peers import GATEWAY_LEASE_S, WORKER_LEASE_S, About, Peers
 from asyncdelete.rights import RightsOf
 from asyncdelete.service import Jobs
 from asyncdelete.task import Tools
@@ -42,17 +42,21 @@ def build_deleting(
     *,
     instance: str,
     clock: MonotonicNs,
+    users: Storage | None = None,
 ) -> Deleting:
     """Build a worker.
 
     Args:
         storage: the session for background work, to which `domains` belong.
         instance: 4 hex digits, in the ids of jobs.
+        users: the session of users, where it belongs to a gateway.
     """
     host = os.uname().nodename
     name = instance + secrets.token_hex(4)  # those of two workers must never be the same
-    about = About(host=host, pid=os.getpid(), sessions=tuple(storage.sessions))
-    peers = Peers(storage, domains, meter, about, name=name)
+    sessions = (*storage.sessions, *(() if users is None else users.sessions))
+    about = About(host=host, pid=os.getpid(), sessions=sessions)
+    lease_s = WORKER_LEASE_S if users is None else GATEWAY_LEASE_S
+    peers = Peers(storage, domains, meter, about, name=name, lease_s=lease_s)
 
     throttle = Throttle(
         meter,

@@ -70,9 +70,13 @@ def _fits(view: View, query: JobQuery) -> bool:
     job = view.known.job
     return (
         (query.over or view.known.state not in jobs.OVER)
-        and (query.path is None or view.path == from_base64(query.path))
+        and (query.below is None or _is_below(view.path, from_base64(query.below)))
         and (query.since_ns is None or job.made_ns >= query.since_ns)
     )
+
+
+def _is_below(path: bytes, place: bytes) -> bool:
+    return not place or path == place or path.startswith(place + b"/")
 
 
 def _why_not(error: FSError) -> str:

@@ -256,7 +256,14 @@ def build(
     )
     invalidations = Invalidations(meter)
     deleting = build_deleting(
-        config, background, domains[1], audit, meter, instance=identity.instance, clock=clock
+        config,
+        background,
+        domains[1],
+        audit,
+        meter,
+        instance=identity.instance,
+        clock=clock,
+        users=users,
     )
     expiry = _expiry(config, domains[1], deleting.worker, meter, audit, identity, clock)
     pressure = Pressure(

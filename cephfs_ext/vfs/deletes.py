@@ -24,7 +24,7 @@ from cephfs_ext.core.errors import (
     FullError,
     NotFoundError,
 )
-from cephfs_ext.core.permissions import ACL_XATTR, SEARCH, WRITE, permits, sticky_forbids
+from cephfs_ext.core.permissions import SEARCH, WRITE, permits, sticky_forbids
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Attr, Credentials, Ino
 from cephfs_ext.vfs.brake import Brake
@@ -33,6 +33,7 @@ from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.audit import Audit, Bypass, Was, kind_of
 from trashbin.domain import Domain
 from trashbin.domains import Domains
+from trashbin.files import read_acl
 from trashbin.layout import USUAL, Term
 from trashbin.links import beside_other_link, is_promised
 from trashbin.paths import below
@@ -45,8 +46,6 @@ _TELL_FULL_S = 60.0
 """How often the log says that deletes are final because the trash is full."""
 
 _Act = Callable[[], Awaitable[None]]
-
-_NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP)
 
 _UNKNOWN = Ino(0)
 
@@ -373,12 +372,7 @@ class Deletes:
 
     async def acl(self, node: Node) -> bytes:
         """Read an access control list; nothing if there is none."""
-        try:
-            return await self._storage.getxattr(node, ACL_XATTR)
-        except FSError as exc:
-            if exc.errno not in _NO_ACL:
-                raise
-            return b""
+        return await read_acl(self._storage, node)
 
     async def check_protection(self, parent: NodeId) -> None:
         """Check that nothing above forbids to delete, replace or overwrite what is in `parent`.
