@@ -22,6 +22,8 @@ class Verdict(enum.Enum):
     OWN = "own"
     """What belongs to them: the directory is sticky."""
     NOTHING = "nothing"
+    HIDDEN = "hidden"
+    """Nothing, and they may not know what is there either."""
 
 
 class Rights(Protocol):
@@ -55,6 +57,8 @@ class RightsOf:
         if self._cred.uid == 0:
             return Verdict.ALL
         acl = await read_acl(self._storage, node)
+        if not permits(attr, self._cred, READ, acl):
+            return Verdict.HIDDEN
         if not permits(attr, self._cred, READ | WRITE | SEARCH, acl):
             return Verdict.NOTHING
         is_sticky = attr.mode & stat.S_ISVTX and attr.uid != self._cred.uid

@@ -235,7 +235,7 @@ class Walk:
             self._fail(directory, b"", exc)
             self._settle(directory, is_there=True)
             return False
-        if directory.verdict is Verdict.NOTHING:
+        if directory.verdict is Verdict.HIDDEN:
             directory.is_read = True  # if there is nothing in it, it can go all the same
         return True
 
@@ -315,6 +315,10 @@ class Walk:
             async with self._using(directory) as node, open_dir(self._storage, node) as handle:
                 while not directory.is_read and len(below) < most:
                     page = await self._page(directory, node, handle, most - len(below))
+                    if directory.verdict is Verdict.NOTHING:
+                        for entry in page:
+                            self._deny(directory, entry.name)
+                        continue
                     dirs = [entry for entry in page if entry.kind == stat.S_IFDIR]
                     below += [Directory(directory, entry.name) for entry in dirs]
                     await self._begin_batches(nursery, directory, page)
@@ -403,7 +407,7 @@ class Walk:
         except NotFoundError:
             pass
         except NotEmptyError:
-            if directory.verdict is Verdict.NOTHING:
+            if directory.verdict is Verdict.HIDDEN:
                 self._deny(directory, b"")
             return False
         except FSError as exc:

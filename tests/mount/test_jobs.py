@@ -186,7 +186,7 @@ def test_what_somebody_may_not_delete_is_kept(unmounted: Gateway) -> None:
 
 def test_everybody_sees_and_steers_their_own(unmounted: Gateway) -> None:
     """[job-7]."""
-    with unmounted.mounted(*_SLOWLY) as gateway:
+    with unmounted.mounted("-o", "asyncdelete.max_rate=1") as gateway:
         gateway.path.chmod(0o777)
         top = gateway.path / "old"
         as_user(OWNER, lambda: _plant(top))

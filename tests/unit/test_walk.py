@@ -275,7 +275,7 @@ class TestRights:
                 self.give(top / "d" / name, 0o755, USER.uid if name == "mine" else 0)
             self.give(top / "d", 0o755, USER.uid)
             walk = await self.removed(storage)
-            assert walk.failures == [Failure(b"foreign", os.strerror(errno.EACCES))]
+            assert walk.failures == [Failure(b"foreign/f", os.strerror(errno.EACCES))]
             assert [path.name for path in (top / "d").iterdir()] == ["foreign"]
             assert (top / "d/foreign/f").exists()
 
@@ -328,7 +328,7 @@ class TestRights:
                 found = await storage.lookup(storage.root, b"d")
                 for cred, verdict in (
                     (USER, Verdict.ALL),
-                    (Credentials(30002, 30002), Verdict.NOTHING),
+                    (Credentials(30002, 30002), Verdict.HIDDEN),
                 ):
                     said = await RightsOf(storage, cred).may_empty(found.node, found.attr)
                     assert said is verdict
