@@ -177,7 +177,7 @@ def test_what_somebody_may_not_delete_is_kept(unmounted: Gateway) -> None:
         as_user(OWNER, lambda: _discard(top))
         job = _until(gateway, "kept")
         assert job["files"] == 40
-        assert [one["path"] for one in job["failures"]] == ["d1/theirs"]
+        assert [one["path"] for one in job["failures"]] == ["d1/theirs/file"]
         assert "ermission" in job["failures"][0]["reason"]
         gateway.run("trash", "restore", job["entry"], check=True)
         assert sorted(os.listdir(top)) == ["d1"]
