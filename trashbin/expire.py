@@ -114,7 +114,7 @@ class Expiry:
         self._audit_s = audit_s
         self._instance = instance
         self._clock = clock
-        self._versions = Versions()
+        self._versions = Versions(meter)
 
     def expires_s(self, item: Item) -> float | None:
         """Return when an item leaves the trash, seconds since the epoch; None if it is held."""

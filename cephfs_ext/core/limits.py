@@ -64,6 +64,9 @@ JOURNAL_BYTES = 256 * 1024 * 1024
 DELETE_EVENTS = 4_096
 """Delete events that may go on at the same time; the one that rested longest is over then."""
 
+VERSIONS_COUNTED = 200_000
+"""Names of which versions are counted at a time, some 250 bytes each."""
+
 AUDIT_ROWS = 10_000
 """Records that one question to the audit is answered with at most, some 2 KiB each."""
 

@@ -7,7 +7,9 @@ remembered for a moment, since an `rm -rf` asks for it at every name.
 
 **Reading a command may block**, as long as the process likes: the kernel takes the lock of the
 process's memory for it, which a thread of the process may hold until we have written its pages. So
-it is done in a thread, and not waited for.
+it is done in a thread, and not waited for. What blocks stays blocked, and a user has only some of
+the threads: nobody can keep the commands of others out of the audit. In place of a command that
+can't be read stands the name of the program, as ps(1) writes it.
 
 Source: proc(5); docs/semantics.md [perm-3].
 """
@@ -36,8 +38,11 @@ _COMMAND_BYTES = 256
 _PATIENCE_S = 0.25
 """How long a command is waited for."""
 
-_READERS = 8
+_READERS = 16
 """Threads that read commands; where all hang nobody waits, and commands are left out."""
+
+_READERS_OF_ONE = 4
+"""How many of them may read commands of one user."""
 
 _GROUP = re.compile(rb"^Tgid:\s*(\d+)$", re.MULTILINE)
 _STARTED = 19
@@ -130,10 +135,17 @@ def _read_command(thread: int) -> str:
 
 
 def _read_process(thread: int, command: str) -> _Process:
-    """Read what else there is to know of the process of a thread."""
+    """Read what else there is to know of the process of a thread. Doesn't block."""
     group = _GROUP.search(_read(thread, "status"))
     pid = int(group[1]) if group else thread
+    command = command or _program(pid)
     return _Process(pid, command, _started(pid), workload_of(_read(thread, "cgroup")))
+
+
+def _program(pid: int) -> str:
+    """Return the name of the program of a process; nothing if it is gone."""
+    name = _read(pid, "comm").rstrip(b"\n").decode("utf-8", "replace")
+    return f"[{name}]" if name else ""
 
 
 def _started(pid: int) -> int:
@@ -142,13 +154,46 @@ def _started(pid: int) -> int:
     return int(fields[_STARTED]) if len(fields) > _STARTED else 0
 
 
+class _Readers:
+    """Threads that read commands of one user."""
+
+    def __init__(self) -> None:
+        self._threads = trio.CapacityLimiter(_READERS_OF_ONE)
+        self._waiting = 0
+        """Reads that somebody waits for; a thread may be under way without one."""
+
+    @property
+    def hanging(self) -> int:
+        """How many threads nobody waits for any more."""
+        return max(0, int(self._threads.borrowed_tokens) - self._waiting)
+
+    @property
+    def are_idle(self) -> bool:
+        """True if nothing is being read."""
+        return not self._waiting and not self._threads.borrowed_tokens
+
+    async def read(self, thread: int) -> str:
+        """Read a command; nothing if that takes too long, or all threads hang."""
+        if self.hanging >= _READERS_OF_ONE:
+            return ""
+        command = ""
+        self._waiting += 1
+        try:
+            with trio.move_on_after(_PATIENCE_S):
+                command = await trio.to_thread.run_sync(
+                    _read_command, thread, limiter=self._threads, abandon_on_cancel=True
+                )
+        finally:
+            self._waiting -= 1
+        return command
+
+
 class Callers:
     """Turns requests into deleters; within one `trio.run`."""
 
     def __init__(self) -> None:
-        self._readers = trio.CapacityLimiter(_READERS)
-        self._waiting = 0
-        """Reads of commands that somebody waits for; a thread may be under way without one."""
+        self._readers: dict[int, _Readers] = {}
+        """By user; those of whom nothing is being read aren't there."""
         self._processes: dict[int, tuple[float, _Process]] = {}
 
     async def deleter(self, request: Request, *, destroys: bool = True) -> Deleter:
@@ -156,7 +201,7 @@ class Callers:
         cred = credentials(request)
         if not destroys:
             return Deleter(cred, request.pid, "")
-        process = await self._process(request.pid)
+        process = await self._process(request.pid, cred.uid)
         pod, container = process.workload
         return Deleter(cred, process.pid, process.command, process.started, pod, container)
 
@@ -165,28 +210,24 @@ class Callers:
         everything = request.uid == 0 and is_virtual(node_id) and is_of_this_host(request.pid)
         return Viewer(request.uid, everything)
 
-    async def _process(self, thread: int) -> _Process:
+    async def _process(self, thread: int, uid: int) -> _Process:
         if not thread:
             return _Process(0)
         until_s, process = self._processes.get(thread, (0.0, _Process(thread)))
         if time.monotonic() >= until_s:
-            process = _read_process(thread, await self._command(thread))
+            process = _read_process(thread, await self._command(thread, uid))
             if len(self._processes) >= _KEPT:
                 self._processes.clear()
             self._processes[thread] = (time.monotonic() + _KEPT_S, process)
         return process
 
-    async def _command(self, thread: int) -> str:
+    async def _command(self, thread: int, uid: int) -> str:
         """Read a command; nothing if that takes too long."""
-        if self._readers.borrowed_tokens - self._waiting >= _READERS:
+        if sum(readers.hanging for readers in self._readers.values()) >= _READERS:
             return ""
-        command = ""
-        self._waiting += 1
+        readers = self._readers.setdefault(uid, _Readers())
         try:
-            with trio.move_on_after(_PATIENCE_S):
-                command = await trio.to_thread.run_sync(
-                    _read_command, thread, limiter=self._readers, abandon_on_cancel=True
-                )
+            return await readers.read(thread)
         finally:
-            self._waiting -= 1
-        return command
+            if readers.are_idle:
+                self._readers.pop(uid, None)

@@ -150,6 +150,11 @@ TABLE = (
         "Hours of a shard, and of tombstones, that expired; versions beyond a limit.",
         _one("kind", ["hours", "tombs", "versions"]),
     ),
+    Metric(
+        "counter",
+        "versions_limit_reached_total",
+        "Files whose versions weren't counted, because there were too many names.",
+    ),
     Metric("counter", "trash_pressure_hours_total", "Hours of a shard that pressure let go."),
     Metric(
         "gauge",

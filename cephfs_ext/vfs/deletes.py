@@ -47,6 +47,9 @@ _TELL_FULL_S = 60.0
 
 _Act = Callable[[], Awaitable[None]]
 
+_FINAL = ("special", "disabled")
+"""Reasons to remove something really of which no tombstone can be."""
+
 _UNKNOWN = Ino(0)
 
 _ATTEMPTS = 3
@@ -133,6 +136,7 @@ class Deletes:
             await self.check_allowed(parent, victim, who.cred)
             verdict = await self.explain(parent, name, victim)
             bypass = await self._carry_out(
+                victim,
                 verdict,
                 lambda: self._trash_file(parent, name, victim, who, verdict.term),
                 lambda: self._remove_file(
@@ -153,7 +157,7 @@ class Deletes:
     ) -> None:
         """Really remove a name of a file; one of several only while there is another.
 
-        What a rule exempts may have a name that isn't exempt, and is deleted at this moment: a
+        What isn't kept by this name may be kept by another one, and deleted at this moment: a
         tombstone would stand for it that has no inode.
 
         Args:
@@ -168,7 +172,8 @@ class Deletes:
             if not await beside_other_link(domain, at.parent, name, victim.attr.ino, remove):
                 raise ExchangedError()
 
-        if verdict.bypass == "policy" and victim.attr.nlink > 1 and not victim.attr.is_dir:
+        beside = verdict.bypass not in _FINAL and victim.attr.nlink > 1
+        if beside and not victim.attr.is_dir:
             with contextlib.suppress(FullError):  # there is no room for a lock
                 await self.in_domain(parent, name, step)
                 return
@@ -205,6 +210,7 @@ class Deletes:
             await self.check_allowed(parent, victim, who.cred)
             verdict = await self.explain(parent, name, victim)
             bypass = await self._carry_out(
+                victim,
                 verdict,
                 lambda: self._trash_dir(parent, name, victim, who, verdict.term),
                 lambda: self._storage.rmdir(above, name, who.cred),
@@ -225,10 +231,13 @@ class Deletes:
         await self.in_domain(parent, name, step, term)
         self._nodes.hide_link(victim.attr.ino)
 
-    async def _carry_out(self, verdict: Verdict, keep: _Act, remove: _Act) -> Bypass | None:
+    async def _carry_out(
+        self, victim: Found, verdict: Verdict, keep: _Act, remove: _Act
+    ) -> Bypass | None:
         """Keep something, if that is the verdict, or remove it really.
 
-        Where there is no room, and the operator wants it so, it is removed as well.
+        Where there is no room, and the operator wants it so, it is removed as well, but for what
+        a tombstone promises.
 
         Returns:
             Why it was removed; None if it was kept.
@@ -243,7 +252,7 @@ class Deletes:
             await keep()
             return None
         except FullError as exc:
-            if not self._deletes_when_full:
+            if not self._deletes_when_full or await self._is_promised(victim):
                 raise
             why = str(exc)
         await remove()
@@ -324,6 +333,7 @@ class Deletes:
                 self._nodes.hide_link(victim.attr.ino)
 
         bypass = await self._carry_out(
+            victim,
             verdict,
             lambda: self.in_domain(parent, name, step, verdict.term),
             lambda: self._remove_file(parent, name, victim, verdict, rename),
@@ -391,13 +401,18 @@ class Deletes:
         if not (attr.is_regular or attr.is_symlink or attr.is_dir):
             return Verdict("special", "it is no file, no link and no directory")
         keep, rule, why, term = await self._decision(parent, name, attr)
-        if not keep and attr.nlink == 1 and await is_promised(self._storage, victim.node):
+        is_exempt = not keep or self._shadow
+        if is_exempt and await self._is_promised(victim):
             return Verdict("", "it may be needed to restore another name of the file")
         if not keep:
             return Verdict("policy", why, rule)
         if self._shadow:
             return Verdict("shadow", "trash.mode is shadow; else it would be kept", rule, term)
         return Verdict("", why, rule, term)
+
+    async def _is_promised(self, victim: Found) -> bool:
+        """Tell whether the last name of a file may be needed to restore another one."""
+        return victim.attr.nlink == 1 and await is_promised(self._storage, victim.node)
 
     def bypassed(
         self, parent: NodeId, name: bytes, victim: Attr, who: Deleter, bypass: Bypass, kind: str

@@ -125,7 +125,7 @@ def test_nobody_waits_for_a_command_that_hangs(
 
     async def ask() -> list[Deleter]:
         callers = Callers()
-        return [await callers.deleter(Request(0, 0, 1 << 30 | n)) for n in range(processes)]
+        return [await callers.deleter(Request(7, 7, 1 << 30 | n)) for n in range(processes)]
 
     begun_s = time.monotonic()
     try:
@@ -133,3 +133,37 @@ def test_nobody_waits_for_a_command_that_hangs(
     finally:
         over.set()
     assert time.monotonic() - begun_s < 5
+
+
+def test_user_whose_commands_hang_hides_those_of_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """[audit-1]: there are threads left for others."""
+    over = threading.Event()
+    read = module._read_command
+    mine = os.getpid()
+    monkeypatch.setattr(
+        module, "_read_command", lambda pid: read(pid) if pid == mine else str(over.wait())
+    )
+
+    async def ask() -> Deleter:
+        callers = Callers()
+        for number in range(30):
+            await callers.deleter(Request(7, 7, 1 << 30 | number))
+        return await callers.deleter(Request(0, 0, mine))
+
+    try:
+        assert trio.run(ask).command == read(mine)
+    finally:
+        over.set()
+
+
+def test_program_stands_for_a_command_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[audit-1]: its name can be read at any time."""
+    over = threading.Event()
+    monkeypatch.setattr(module, "_read_command", lambda _: str(over.wait()))
+    try:
+        command = deleter(Callers(), Request(0, 0, os.getpid())).command
+    finally:
+        over.set()
+    assert command == f"[{Path('/proc/self/comm').read_text().strip()}]"

@@ -12,7 +12,7 @@ import trio
 
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.config import PolicyRule
-from cephfs_ext.core.errors import ExchangedError
+from cephfs_ext.core.errors import ExchangedError, FullError
 from cephfs_ext.core.types import GATEWAY
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.vfs.brake import Brake
@@ -32,7 +32,9 @@ class _Nothing:
         return lambda *args, **kwargs: None
 
 
-def _deletes(storage: PosixStorage, domains: Domains) -> Deletes:
+def _deletes(
+    storage: PosixStorage, domains: Domains, *, shadow: bool = False, when_full: bool = False
+) -> Deletes:
     nothing: Any = _Nothing()
     nodes = NodeTable(storage)
     return Deletes(
@@ -46,8 +48,8 @@ def _deletes(storage: PosixStorage, domains: Domains) -> Deletes:
         nothing,
         rules=[PolicyRule("temporary", keep=False, match=("*.tmp",))],
         enabled=True,
-        shadow=False,
-        deletes_when_full=False,
+        shadow=shadow,
+        deletes_when_full=when_full,
     )
 
 
@@ -116,3 +118,35 @@ def test_exempt_name_of_several_is_really_removed(tmp_path: Path) -> None:
     trio.run(main)
     assert not (tmp_path / "exempt.tmp").exists()
     assert (tmp_path / "kept").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("mode", ["shadow", "full"])
+def test_what_a_tombstone_promises_is_kept_where_nothing_else_is(tmp_path: Path, mode: str) -> None:
+    """[link-4], [policy-5], [full-2]: the other name has been deleted and can be restored."""
+
+    async def main() -> None:
+        storage = await PosixStorage.connect(str(tmp_path))
+        domains = Domains(storage, owner_uid=os.geteuid(), shards_per_rank=2)
+        (tmp_path / "first").write_text("content")
+        (tmp_path / "last").hardlink_to(tmp_path / "first")
+        (tmp_path / "other").write_text("other")
+        await _deletes(storage, domains).unlink(ROOT, b"first", _WHO)
+        deletes: Any = _deletes(storage, domains, shadow=mode == "shadow", when_full=mode == "full")
+        if mode == "full":
+            deletes.in_domain = _full
+            with pytest.raises(FullError):
+                await deletes.unlink(ROOT, b"last", _WHO)
+        else:
+            await deletes.unlink(ROOT, b"last", _WHO)
+        await deletes.unlink(ROOT, b"other", _WHO)
+        domains.close()
+        await storage.close()
+
+    async def _full(*_: Any) -> None:
+        raise FullError()
+
+    trio.run(main)
+    assert (tmp_path / "last").exists() == (mode == "full")
+    assert not (tmp_path / "other").exists()
+    kept = [path.name.rpartition(".")[2] for path in (tmp_path / ".trashbin").glob("r0.*/20*/*")]
+    assert kept == (["last"] if mode == "shadow" else [])
