@@ -66,6 +66,8 @@ class HourWeight(NamedTuple):
     above: bytes
     hour: bytes
     weight: Weight
+    root: Ino = Ino(0)
+    """Where its domain starts."""
 
     @property
     def end_s(self) -> int:
@@ -90,21 +92,29 @@ def sum_of(weights: Iterable[Weight]) -> Weight:
     return functools.reduce(add, weights, NOTHING)
 
 
-async def capacity_of(domain: Domain) -> Capacity:
-    """Return the room that a domain has: its quota, else that of the storage.
+async def quota_of(domain: Domain) -> Capacity | None:
+    """Return the room that the quota of a domain leaves it; None if it has none.
 
     Raises:
         FSError: it can't be found out.
     """
-    storage, root = domain.storage, domain.root
-    limit, below = await storage.quota(root), await storage.weigh(root)
-    stats = await storage.statfs(root)
-    size, files = _size_of(stats), _files_of(stats)
-    if below is not None and limit.size:
-        size = Room(below.size, limit.size)
-    if below is not None and limit.files:
-        files = Room(below.files, limit.files)
-    return Capacity(size, files, limit != NOTHING)
+    limit = await domain.storage.quota(domain.root)
+    if limit == NOTHING:
+        return None
+    below = await domain.storage.weigh(domain.root)
+    if below is None:
+        return None
+    return Capacity(Room(below.size, limit.size), Room(below.files, limit.files), is_quota=True)
+
+
+async def storage_of(domain: Domain) -> Capacity:
+    """Return the room of the storage itself: of its pool, or disk.
+
+    Raises:
+        FSError: it can't be found out.
+    """
+    stats = await domain.storage.statfs(domain.root)
+    return Capacity(_size_of(stats), _files_of(stats), is_quota=False)
 
 
 def _size_of(stats: StatFs) -> Room:
@@ -145,7 +155,7 @@ class Scales:
                     weight = await self._hour(domain, above, hour, anew=anew)
                 except NotFoundError:
                     continue
-                result.append(HourWeight(above, hour, weight))
+                result.append(HourWeight(above, hour, weight, domain.root.ino))
         return sorted(result, key=lambda one: one.hour)
 
     async def _hour(self, domain: Domain, above: bytes, hour: bytes, *, anew: bool) -> Weight:

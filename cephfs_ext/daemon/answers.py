@@ -355,7 +355,7 @@ def _space(surveys: Sequence[Survey]) -> TrashSpace | None:
         held_bytes=sum(one.held.size for one in surveys),
         used_bytes=surveys[0].capacity.size.used,
         total_bytes=surveys[0].capacity.size.total,
-        used_ratio=max(one.capacity.share for one in surveys),
+        used_ratio=max(one.share for one in surveys),
         hourly_bytes=sum(one.size for one in rates) if rates else None,
         guaranteed_s=min(lasts_s, default=None),
         is_helpless=any(one.is_helpless for one in surveys),

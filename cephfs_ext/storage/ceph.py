@@ -238,7 +238,8 @@ class CephStorage:
         Args:
             uuid: name of the session, recorded by the caller.
             predecessors: names of sessions of dead daemons; they are ended first.
-            background: a session without quota and with few threads.
+            background: a session without quota, to which `statfs` tells the pool, and with few
+                threads.
 
         Raises:
             UserError: it can't be done; with the fix in it, and never after a hang.
@@ -246,6 +247,7 @@ class CephStorage:
         options = {
             "client_acl_type": "posix_acl",
             "client_quota": "false" if background else "true",
+            "client_quota_df": "false" if background else "true",
             "client_cache_size": str(config.cache_size),
             **timeouts(config),
         }

@@ -184,6 +184,52 @@ def test_directory_with_a_quota_is_judged_by_that(cluster: CephCluster, base: Pa
             assert set(around.names("r0.00")) >= set(_HOURS)
 
 
+def _plant_in_domains(cluster: CephCluster, gateway: Gateway, quotas: dict[str, int]) -> None:
+    """Set quotas and lay a file into each hour of each trash."""
+    with gateway.mounted():
+        for name, files in quotas.items():
+            (gateway.path / name).mkdir(exist_ok=True)
+            if files:
+                os.setxattr(gateway.path / name, "ceph.quota.max_files", b"%d" % files)
+            (gateway.path / name / "file").touch()
+            (gateway.path / name / "file").unlink()
+    for name in quotas:
+        with Back.of(f"{gateway.source}/{name}", cluster) as back:
+            for number, hour in enumerate(_HOURS):
+                back.put(hour, _entry(number), 1)
+
+
+def _left_below(cluster: CephCluster, gateway: Gateway, name: str) -> set[str]:
+    with Back.of(f"{gateway.source}/{name}", cluster) as back:
+        return set(back.names("r0.00")) & set(_HOURS)
+
+
+def test_pool_is_relieved_of_what_lies_below_quotas(cluster: CephCluster, base: Path) -> None:
+    """[pressure-1]: which have room enough themselves."""
+    gateway = ceph_gateway(cluster, base)
+    quotas = {"": 0, "home": 10**12}
+    _plant_in_domains(cluster, gateway, quotas)
+    with gateway.mounted("-o", f"{_OPTIONS},trash.high_watermark=0.0000001"):
+        for name in quotas:
+            _wait_until(
+                lambda name=name: not _left_below(cluster, gateway, name),  # type: ignore[misc]
+                lambda: gateway.log,
+            )
+        assert gateway.metric("trash_pressure_hours_total") >= 2 * len(_HOURS)
+
+
+def test_quota_is_relieved_of_what_lies_below_quotas_in_it(
+    cluster: CephCluster, base: Path
+) -> None:
+    """[pressure-1]: and nothing beside it is touched."""
+    gateway = ceph_gateway(cluster, base)
+    _plant_in_domains(cluster, gateway, {"outer": 80, "outer/inner": 10**12, "beside": 10**12})
+    with gateway.mounted("-o", f"{_OPTIONS},trash.high_watermark=0.5,low_watermark=0.4"):
+        _wait_until(lambda: not _left_below(cluster, gateway, "outer/inner"), lambda: gateway.log)
+        _wait_for_rounds(gateway)
+    assert _left_below(cluster, gateway, "beside") == set(_HOURS)
+
+
 class TestShare:
     def test_status_and_metrics_say_how_much_is_trash(self, small: Site) -> None:
         """[space-1], [space-2]: df counts the trash as used."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cephfs_ext.core.types import StatFs, Weight
+from cephfs_ext.core.types import Ino, StatFs, Weight
 from trashbin import layout
 from trashbin.pressure import (
     Claimed,
@@ -86,6 +86,10 @@ class TestChoice:
     def test_an_hour_goes_with_all_its_shards(self) -> None:
         hours = [hour(50, 10), hour(50, 11, above=b"r0.01"), hour(50, 0, above=b"tombs")]
         assert self.chosen([*hours, hour(40, 5)], Weight(1, 0)) == [10, 11, 0]
+
+    def test_of_other_domains_only_what_is_needed(self) -> None:
+        other = hour(50, 11)._replace(root=Ino(7))
+        assert self.chosen([hour(50, 10), other], Weight(1, 0)) == [10]
 
     def test_nothing_that_is_guaranteed_goes(self) -> None:
         hours = [hour(50, 10), hour(25, 20), hour(24, 30), hour(1, 40), hour(0, 50)]
