@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cephfs_ext.core.ports import Node
 from cephfs_ext.core.types import Attr, Credentials, Ino
+from trashbin.ancestors import Ancestors
 from trashbin.event_ids import EventIds
 from trashbin.journal import Fate, Journal, Record
 from trashbin.layout import EntryName
@@ -80,6 +82,7 @@ class Audit:
         self,
         journal: Journal,
         events: EventIds,
+        ancestors: Ancestors,
         *,
         root: Ino,
         host: str,
@@ -97,16 +100,31 @@ class Audit:
         """
         self._journal = journal
         self._events = events
+        self._ancestors = ancestors
         self._root = root
         self._host = host
         self._instance = instance
         self._clock = clock
         self._wanted = wanted
 
-    def kept(self, domain_root: Ino, entry: EntryName, was: Was, who: Deleter) -> None:
-        """Record something that is in the trash now."""
+    def kept(
+        self,
+        domain_root: Ino,
+        entry: EntryName,
+        was: Was,
+        who: Deleter,
+        chain: Sequence[Node] = (),
+    ) -> None:
+        """Record something that is in the trash now.
+
+        Args:
+            chain: the directory that it was in, the one above that, and so on, without the
+                domain's root.
+        """
         record = self._record(entry.id, was, who, Bypass(""))
         self._journal.record(domain_root, entry.deleted_ns, record)
+        above = was.path.rpartition(b"/")[0]
+        self._ancestors.saw(domain_root, entry.deleted_ns, chain, above)
 
     def bypassed(self, was: Was, who: Deleter, bypass: Bypass) -> None:
         """Record something that was really removed; its path is relative to the served root."""

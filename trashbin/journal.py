@@ -3,8 +3,9 @@
 The trash is complete without it: a lost line costs a path, a process, an answer to who it was,
 never a file. Recording never waits and never fails a delete; lines beyond the limit are dropped
 and counted, and those that are there for the audit alone earlier than those of what is in the
-trash. One background task writes them in groups and syncs each group. What can't be written now,
-on a full disk for one, waits for the next round; `waiting` has what isn't on disk yet.
+trash. `trashbin.ancestors` has lines of its own. One background task writes them in groups and
+syncs each group. What can't be written now, on a full disk for one, waits for the next round;
+`waiting` has what isn't on disk yet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
@@ -39,7 +40,7 @@ _IDLE_S = 60.0
 _CHUNK_BYTES = 64 * 1024
 """What is read of a journal at a time; nothing else is done while its lines are looked at."""
 
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,14 +88,14 @@ class Record:
             "parent_token": base64.b64encode(self.parent_token).decode(),
             "parent": self.parent,
         }
-        _put_path(fields, "path", self.path)
+        put_path(fields, "path", self.path)
         for key in _OPTIONAL_NUMBERS:
             if (number := getattr(self, key)) is not None:
                 fields[key] = number
         for key in _OPTIONAL_TEXTS:
             if text := getattr(self, key):
                 fields[key] = text
-        return _encode(fields)
+        return encode(fields)
 
 
 _OPTIONAL_NUMBERS = ("owner", "size")
@@ -111,11 +112,11 @@ def parse_line(line: bytes) -> Record | None:
         texts = [fields[key] for key in ("id", "command", "kind")]
         numbers = [fields[key] for key in ("uid", "gid", "pid", "ino")]
         numbers.append(fields.get("parent", 0))
-        path = _path_in(fields, "path")
+        path = path_in(fields, "path")
         token = base64.b64decode(fields["parent_token"], validate=True)
         more = {key: fields[key] for key in _OPTIONAL_NUMBERS if key in fields}
         more_texts = {key: fields[key] for key in _OPTIONAL_TEXTS if key in fields}
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     sound = all(type(text) is str for text in (*texts, *more_texts.values()))
     sound = sound and all(type(number) is int for number in (*numbers, *more.values()))
@@ -155,9 +156,9 @@ class Fate:
             fields["hour"] = self.hour
         else:
             fields |= {"id": self.id, "began_ns": self.began_ns, "uid": self.uid}
-            _put_path(fields, "path", self.path)
-            _put_path(fields, "to", self.to)
-        return _encode(fields)
+            put_path(fields, "path", self.path)
+            put_path(fields, "to", self.to)
+        return encode(fields)
 
 
 def parse_fate(line: bytes) -> Fate | None:
@@ -167,8 +168,8 @@ def parse_fate(line: bytes) -> Fate | None:
         texts = {key: fields.get(key, "") for key in ("what", "host", "id", "hour")}
         numbers = {"at_ns": fields["at_ns"], "uid": 0, "began_ns": 0}
         numbers |= {key: fields[key] for key in numbers if key in fields}
-        paths = {key: _path_in(fields, key) for key in ("path", "to") if key in fields}
-    except _UNREADABLE:
+        paths = {key: path_in(fields, key) for key in ("path", "to") if key in fields}
+    except UNREADABLE:
         return None
     sound = all(type(text) is str for text in texts.values())
     sound = sound and all(type(number) is int for number in numbers.values())
@@ -187,7 +188,8 @@ def parse_fate(line: bytes) -> Fate | None:
     )
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
+def encode(fields: dict[str, Any]) -> bytes:
+    """Encode as one line."""
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
@@ -196,19 +198,26 @@ def path_text(path: bytes) -> str:
     return os.fsdecode(path).encode("utf-8", "replace").decode()
 
 
-def _put_path(fields: dict[str, Any], key: str, path: bytes) -> None:
+def put_path(fields: dict[str, Any], key: str, path: bytes) -> None:
+    """Add a path to what is to be a line, and its exact bytes where it isn't UTF-8."""
     fields[key] = path_text(path)
     if os.fsencode(fields[key]) != path:
         fields[key + "_raw"] = base64.b64encode(path).decode()
 
 
-def _path_in(fields: dict[str, Any], key: str) -> bytes:
+def path_in(fields: dict[str, Any], key: str) -> bytes:
+    """Return the path that `put_path` has added; raises one of `UNREADABLE`."""
     raw = fields.get(key + "_raw")
     path: bytes = fields[key].encode()
     return path if raw is None else base64.b64decode(raw, validate=True)
 
 
-Line = Record | Fate
+class Line(Protocol):
+    """What stands in a journal: `Record`, `Fate`, or `trashbin.ancestors.Ancestor`."""
+
+    def line(self) -> bytes:
+        """Encode as one line of JSON."""
+        ...
 
 
 class _Where(NamedTuple):
@@ -255,6 +264,10 @@ class Journal:
         """Take what became of something in a domain. Never blocks, never fails."""
         self._take(_Where(root, layout.hour_name(fate.at_ns)), fate)
 
+    def describe(self, root: Ino, deleted_ns: int, line: Line) -> None:
+        """Take what a restore may need to know of the hour of a delete. Never blocks or fails."""
+        self._take(_Where(root, layout.hour_name(deleted_ns)), line)
+
     def _take(self, where: _Where, line: Line) -> bool:
         limit = JOURNAL_QUEUE if _is_of_trash(line) else AUDIT_QUEUE
         if sum(map(len, self._waiting.values())) >= limit:
@@ -266,8 +279,10 @@ class Journal:
 
     def _dropped(self, lines: list[Line]) -> None:
         of_trash = sum(map(_is_of_trash, lines))
+        of_audit = sum(isinstance(line, Record | Fate) for line in lines) - of_trash
         self._meter.count("journal_dropped_total", of_trash)
-        self._meter.count("audit_dropped_total", len(lines) - of_trash)
+        self._meter.count("audit_dropped_total", of_audit)
+        self._meter.count("ancestors_dropped_total", len(lines) - of_trash - of_audit)
 
     def waiting(self, root: Ino) -> dict[str, Record]:
         """Return the records of what is in a domain that may not be on disk yet, by entry id.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -59,6 +59,9 @@ class Place:
     """Metadata server that has the parent's content."""
     term: Term = USUAL
     """How long it is to be kept."""
+    chain: Sequence[Node] = ()
+    """The parent, what it is in, and so on, without the domain's root; nothing if that isn't
+    known."""
 
 
 _Step = Callable[[Node, bytes], Awaitable[None]]
@@ -408,4 +411,4 @@ class Put:
     ) -> None:
         self._meter.count("trash_moves_total", kind=kind)
         was = Was(at.path, at.parent.ino, self._storage.token(at.parent), attr, kind)
-        self._audit.kept(domain.root.ino, entry, was, who)
+        self._audit.kept(domain.root.ino, entry, was, who, at.chain)

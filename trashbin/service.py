@@ -28,6 +28,7 @@ from cephfs_ext.core.limits import VIEW_RESTORED
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Ino
 from trashbin import catalog, hold
+from trashbin.ancestors import Ancestors
 from trashbin.audit import Audit, Gone
 from trashbin.catalog import Damaged, Item
 from trashbin.domain import Domain
@@ -37,7 +38,7 @@ from trashbin.expire import Expiry, Removed, total
 from trashbin.hold import Moved, Note
 from trashbin.journal import Journal, Record, read_records
 from trashbin.paths import below, open_parents
-from trashbin.placing import Caller, Listed, Placing
+from trashbin.placing import Caller, Listed, Made, Placing
 from trashbin.put import Deleter, Place, Put
 from trashbin.restore import Outcome, Restore, Restored
 from trashbin.runs import Target
@@ -75,6 +76,8 @@ class Answer(NamedTuple):
     target: bytes | None
     outcome: Outcome
     message: str
+    made: Sequence[Made] = ()
+    """Parents that were made for it, or would be."""
 
 
 class Forget(Protocol):
@@ -96,6 +99,7 @@ class TrashService:
         expiry: Expiry,
         put: Put,
         journal: Journal,
+        ancestors: Ancestors,
         audit: Audit,
         meter: Meter,
         forget: Forget,
@@ -109,6 +113,7 @@ class TrashService:
         self._expiry = expiry
         self._put = put
         self._journal = journal
+        self._ancestors = ancestors
         self._audit = audit
         self._meter = meter
         self._forget = forget
@@ -222,19 +227,29 @@ class TrashService:
     ) -> Answer:
         if to is None and listed.path is None:
             raise NotFoundError(what="where it was is not known; name a directory with --to")
-        place = Placing(self._storage, caller, listed, to, dry_run=dry_run)
+        prefix = self._domains.path_of(listed.domain)
+        place = Placing(
+            self._storage,
+            caller,
+            listed,
+            to,
+            self._ancestors,
+            domain_path=prefix,
+            dry_run=dry_run,
+        )
         try:
             target = await place.find()
             name, verdict = await self._settle(caller, place, target, on_conflict, dry_run)
             path = place.path(name)
             if verdict is not None:
+                await place.take_back()
                 return Answer(listed, label, path, verdict, "the name is taken")
             if dry_run:
-                return Answer(listed, label, path, Outcome.WOULD_RESTORE, "")
+                return Answer(listed, label, path, Outcome.WOULD_RESTORE, "", place.made)
             listed, done = await self._bring_back(listed, Target(target.parent, name))
             self._forget(target.parent.ino, name, done.inos)
             self._audit.restored(listed.domain.root.ino, self._gone(listed), caller.cred.uid, path)
-            return _restored(listed, label, path, done)
+            return _restored(listed, label, path, done)._replace(made=place.made)
         except BaseException:
             await place.take_back()
             raise

@@ -388,6 +388,10 @@ def _print_report(report: RestoreReport) -> None:
         line = f"{item.outcome.replace('_', ' ')}: {item.target or item.asked}"
         failed = _OUTCOME_CODES.get(item.outcome) != ExitCode.OK
         click.echo(printable(f"{line}: {item.message}" if item.message else line), err=failed)
+        verb = "would make" if item.outcome == "would_restore" else "made"
+        for made in item.made:
+            owner = f"mode {made.mode:04o}, uid {made.uid}, gid {made.gid}"
+            click.echo(printable(f"  {verb} {made.path}: {owner}"), err=failed)
 
 
 def _exit_code(outcomes: Sequence[str]) -> int:

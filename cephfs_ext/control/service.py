@@ -207,6 +207,16 @@ class RestoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     dry_run: bool = False
 
 
+class MadeDirectory(msgspec.Struct, frozen=True, kw_only=True):
+    """A missing parent that a restore made, or would make."""
+
+    path: str
+    path_raw: str | None = None
+    mode: int
+    uid: int
+    gid: int
+
+
 class RestoredItem(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one."""
 
@@ -216,6 +226,8 @@ class RestoredItem(msgspec.Struct, frozen=True, kw_only=True):
     target_raw: str | None = None
     outcome: str
     message: str
+    made: list[MadeDirectory] = []
+    """The topmost first."""
 
 
 class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):

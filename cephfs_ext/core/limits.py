@@ -58,6 +58,13 @@ AUDIT_QUEUE = JOURNAL_QUEUE // 2
 """From how many on those are dropped that say nothing of what is in the trash: what was not kept,
 and what became of what was. They never take the place of a path that a restore needs."""
 
+ANCESTOR_QUEUE = 10_000
+"""Directories from which something was deleted that wait to be looked up; more are dropped and
+counted."""
+
+ANCESTORS_KNOWN = 20_000
+"""Directories that are remembered to have been looked up; all are forgotten beyond it."""
+
 JOURNAL_BYTES = 256 * 1024 * 1024
 """Size of one journal; an hour in which more is written has several."""
 

@@ -25,6 +25,7 @@ from cephfs_ext.control.service import (
     HeldItem,
     HoldReport,
     HoldRequest,
+    MadeDirectory,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -51,6 +52,7 @@ from trashbin.expire import total
 from trashbin.fates import Became
 from trashbin.hold import REASON_LIMIT, Moved, Note
 from trashbin.layout import parse_id
+from trashbin.placing import Made
 from trashbin.pressure import Pressure, Survey
 from trashbin.questions import Question
 from trashbin.restore import Outcome
@@ -408,7 +410,13 @@ def _restored_item(answer: Answer) -> RestoredItem:
         target_raw=None if target is None else target.raw,
         outcome=answer.outcome.value,
         message=answer.message,
+        made=[_made(directory) for directory in answer.made],
     )
+
+
+def _made(directory: Made) -> MadeDirectory:
+    path, (_, mode, uid, gid, _) = to_text(directory.path), directory
+    return MadeDirectory(path=path.text, path_raw=path.raw, mode=mode, uid=uid, gid=gid)
 
 
 def _question(query: AuditQuery) -> Question:

@@ -125,6 +125,7 @@ async def _end(gateway: Gateway, mountpoint: str) -> None:
         await trio.to_thread.run_sync(mounts.unmount_stale, mountpoint)
     await gateway.filesystem.close()
     try:
+        await gateway.ancestors.drain()
         await gateway.journal.drain()
     except FSError as exc:
         _log.warning("the last delete records are lost, the data is not: %s", exc)
@@ -213,6 +214,9 @@ def _start_loops(
     async def write_journal() -> None:
         await repeat("journal", gateway.journal.once, meter, interval_s=0)
 
+    async def look_up() -> None:
+        await repeat("ancestors", gateway.ancestors.once, meter, interval_s=0)
+
     async def recover_all() -> None:
         for domain in await gateway.background_domains.all():
             await recover(domain, identity.dead_instances)
@@ -241,6 +245,7 @@ def _start_loops(
     nursery.start_soon(invalidate)
     if config.trash.enabled and not config.mount.read_only:
         nursery.start_soon(write_journal)
+        nursery.start_soon(look_up)
         nursery.start_soon(recover_then_expire)
         nursery.start_soon(relieve)
         nursery.start_soon(keep_registered)

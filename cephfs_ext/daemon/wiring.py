@@ -42,6 +42,7 @@ from cephfs_ext.vfs.nodes import NodeTable
 from cephfs_ext.vfs.requests import Requests
 from cephfs_ext.vfs.truncations import Truncations
 from cephfs_ext.vfs.view import View
+from trashbin.ancestors import Ancestors
 from trashbin.audit import Audit
 from trashbin.domain import TrashUnusableError, unusable
 from trashbin.domains import Domains
@@ -96,6 +97,7 @@ class Gateway:
     control: ControlServer
     health: Health
     journal: Journal
+    ancestors: Ancestors
     expiry: Expiry
     pressure: Pressure
     invalidations: Invalidations
@@ -227,7 +229,8 @@ def build(
     clock = MonotonicNs()
     journal = Journal(domains[1], background, identity.instance, meter)
     nodes = NodeTable(users)
-    audit = build_audit(config, journal, users.root.ino, meter, identity, clock)
+    ancestors = Ancestors(users, journal, meter)
+    audit = build_audit(config, journal, ancestors, users.root.ino, meter, identity, clock)
     put = Put(users, audit, meter, instance=identity.instance, clock=clock)
     marks = Marks(users, nodes)
     brake = Brake(meter, per_minute=config.trash.foreign_deletes_per_minute)
@@ -290,6 +293,7 @@ def build(
         expiry,
         Put(background, audit, meter, instance=identity.instance, clock=clock),
         journal,
+        ancestors,
         audit,
         meter,
         forget,
@@ -365,6 +369,7 @@ def build(
         control,
         health,
         journal,
+        ancestors,
         expiry,
         pressure,
         invalidations,
@@ -381,6 +386,7 @@ def _rules(config: Config) -> tuple[PolicyRule, ...]:
 def build_audit(
     config: Config,
     journal: Journal,
+    ancestors: Ancestors,
     root: Ino,
     meter: PrometheusMeter,
     identity: Identity,
@@ -391,6 +397,7 @@ def build_audit(
     return Audit(
         journal,
         EventIds(meter, instance=instance, clock=clock, gap_s=gap_s),
+        ancestors,
         root=root,
         host=os.uname().nodename,
         instance=instance,

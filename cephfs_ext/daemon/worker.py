@@ -25,6 +25,7 @@ from cephfs_ext.daemon.wiring import (
 )
 from cephfs_ext.observe.logs import setup_logging
 from cephfs_ext.observe.metrics import PrometheusMeter
+from trashbin.ancestors import Ancestors
 from trashbin.journal import Journal
 
 Step = Callable[[], Awaitable[None]]
@@ -52,7 +53,9 @@ async def _run(config: Config, source: Source, until_idle: bool) -> None:
     try:
         async with open_background_domains(config, storage) as domains:
             journal = Journal(domains, storage, identity.instance, meter)
-            audit = build_audit(config, journal, storage.root.ino, meter, identity, clock)
+            ancestors = Ancestors(storage, journal, meter)  # it deletes nothing
+            root = storage.root.ino
+            audit = build_audit(config, journal, ancestors, root, meter, identity, clock)
             deleting = build_deleting(
                 config, storage, domains, audit, meter, instance=identity.instance, clock=clock
             )

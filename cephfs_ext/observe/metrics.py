@@ -65,7 +65,7 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
-LOOPS = ["expiry", "pressure", "journal", "invalidate", "recovery", "peers", "jobs"]
+LOOPS = ["expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs"]
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -208,6 +208,11 @@ TABLE = (
         "counter",
         "audit_dropped_total",
         "Records lost of what was not kept, and of what became of what was.",
+    ),
+    Metric(
+        "counter",
+        "ancestors_dropped_total",
+        "Directories lost of which a restore would need to know what they were like.",
     ),
     Metric(
         "counter",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -500,7 +501,8 @@ class Deletes:
         domain = await self._domains.of(chain, path)
         rank = await self._storage.rank_of(path)
         directory = self._nodes.path(parent, domain.root.ino)
-        place = Place(chain[0], name, below(directory, name), rank, term)
+        inside = tuple(itertools.takewhile(lambda node: node.ino != domain.root.ino, chain))
+        place = Place(chain[0], name, below(directory, name), rank, term, inside)
         try:
             await step(domain, place)
         except FSError as exc:

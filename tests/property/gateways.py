@@ -26,6 +26,7 @@ from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.storage.posix_calls import translated
 from tests.property.faulty import Faulty
 from trashbin import layout
+from trashbin.ancestors import Ancestors
 from trashbin.audit import Audit
 from trashbin.domain import Domain
 from trashbin.domains import Domains
@@ -98,9 +99,11 @@ class Parts:
         self.domains = Domains(_port(storage), owner_uid=os.geteuid(), shards_per_rank=SHARDS)
         self.journal = Journal(self.domains, _port(storage), instance, self.meter)
         ticks: Any = clock or MonotonicNs()
+        self.ancestors = Ancestors(_port(storage), self.journal, self.meter)
         self.audit = Audit(
             self.journal,
             EventIds(self.meter, instance=instance, clock=MonotonicNs(), gap_s=GAP_S),
+            self.ancestors,
             root=storage.root.ino,
             host="a-host",
             instance=instance,
@@ -127,6 +130,7 @@ class Parts:
             self.expiry,
             self.put,
             self.journal,
+            self.ancestors,
             self.audit,
             self.meter,
             lambda parent, name, inos: self.forgotten.append((parent, name, inos)),
@@ -303,14 +307,17 @@ class Victim:
 async def victim(storage: Any, path: bytes) -> AsyncIterator[Victim]:
     """Lend a name, as the vfs does before a delete."""
     *above, name = path.split(b"/")
-    parent = await walk_to(storage, *above)
+    depths = range(len(above), 0, -1)
+    chain = [await walk_to(storage, *above[:depth]) for depth in depths]
+    parent = chain[0] if chain else storage.root
     found = await storage.lookup(parent, name)
     try:
-        yield Victim(Place(parent, name, path), found)
+        yield Victim(Place(parent, name, path, chain=chain), found)
     finally:
         if not storage.dead:
             storage.forget(found.node)
-            let_go(storage, parent)
+            for node in chain:
+                let_go(storage, node)
 
 
 async def delete(gateway: Parts, path: bytes, who: Deleter = WHO) -> None:

@@ -17,7 +17,7 @@ import pytest
 from cephfs_ext.core.config import Config
 from tests import tour
 from tests.posix.deviations import CEPH_MOUNT
-from trashbin import hold, journal, layout, pressure, runs, tombs
+from trashbin import ancestors, hold, journal, layout, pressure, runs, tombs
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cephfs_ext", "trashbin", "asyncdelete", "c_ext")
@@ -123,6 +123,14 @@ class TestFormat:
         ]
         assert [fate.line() for fate in fates if fate is not None] == lines
 
+    def test_ancestors(self) -> None:
+        lines = [line.encode() + b"\n" for line in _blocks(FORMAT, "ancestor")]
+        read = [ancestors.parse_ancestor(line) for line in lines]
+        assert [ancestor.line() for ancestor in read if ancestor is not None] == lines
+        assert [journal.parse_line(line) or journal.parse_fate(line) for line in lines] == [
+            None
+        ] * 2
+
     def test_plans(self) -> None:
         (line,) = _blocks(FORMAT, "plan")
         plan = runs.decode_plan(line.encode())
@@ -152,6 +160,7 @@ class TestFormat:
             ("tombstone", set(tombs.Tomb.__dataclass_fields__)),
             ("journal", {*journal.Record.__dataclass_fields__, "path_raw"}),
             ("fate", {*journal.Fate.__dataclass_fields__, "to_raw"}),
+            ("ancestor", set(ancestors.Ancestor.__dataclass_fields__)),
             ("plan", set(runs.Plan.__dataclass_fields__)),
             ("pressure", set(pressure.Claimed._fields)),
             ("note", set(hold.Note._fields)),
