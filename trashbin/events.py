@@ -9,6 +9,7 @@ begun earlier. Only what belongs to the event is looked at.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from cephfs_ext.core.errors import NotFoundError
@@ -40,8 +41,11 @@ class Event(NamedTuple):
     """Hours that were read."""
 
 
-async def gather(domain: Domain, entry_id: str) -> Event:
+async def gather(domain: Domain, entry_id: str, within: Collection[Ino] = ()) -> Event:
     """Read an entry and all that may have gone with it.
+
+    Args:
+        within: directories that lie in it; what was in them may have gone with it, too.
 
     Raises:
         NotFoundError: there is no such entry in this domain.
@@ -50,7 +54,7 @@ async def gather(domain: Domain, entry_id: str) -> Event:
     if parsed is None:
         raise NotFoundError(what=f"{entry_id} is no id")
     async with settling(domain):
-        return await _Gathering(domain, *parsed).run(entry_id)
+        return await _Gathering(domain, *parsed, within).run(entry_id)
 
 
 class _Seen(NamedTuple):
@@ -63,7 +67,9 @@ class _Seen(NamedTuple):
 class _Gathering:
     """Names of one instance, hour by hour, and the items that were asked for."""
 
-    def __init__(self, domain: Domain, deleted_ns: int, instance: str) -> None:
+    def __init__(
+        self, domain: Domain, deleted_ns: int, instance: str, within: Collection[Ino]
+    ) -> None:
         self._domain = domain
         self._instance = instance
         self._hours: list[bytes] = []
@@ -71,7 +77,7 @@ class _Gathering:
         """What was deleted from a directory and isn't looked at yet."""
         self._begin_ns = self._end_ns = deleted_ns
         self._items: list[Item] = []
-        self._dirs: set[Ino] = set()
+        self._dirs: set[Ino] = set(within)
 
     async def run(self, entry_id: str) -> Event:
         hour = layout.hour_name(self._end_ns)

@@ -30,6 +30,7 @@ from trashbin.files import exists, make_dir, remove_quietly
 from trashbin.hold import tidy
 from trashbin.journal import journals_of
 from trashbin.layout import JournalName
+from trashbin.progress import Progress
 from trashbin.recover import recover_restores
 from trashbin.versions import Versions
 
@@ -227,21 +228,33 @@ class Expiry:
             if name.hour not in there:
                 await remove_quietly(domain.storage, domain.service(layout.JOURNAL), name.raw)
 
-    async def purge(self, domain: Domain, items: Iterable[Item], cred: Credentials) -> Removed:
+    async def purge(
+        self,
+        domain: Domain,
+        items: Iterable[Item],
+        cred: Credentials,
+        progress: Progress | None = None,
+    ) -> Removed:
         """Remove items before their time, and wait until they are gone.
 
         All are claimed before the first is removed, into a directory of their own, which is not
         counted.
 
+        Args:
+            progress: counts items that are claimed.
+
         Raises:
             FSError: an item could not be claimed; those before it will be removed.
         """
         waiting: Sequence[Item] = list(items)
+        progress = progress or Progress()
         claims: list[bytes] = []
         try:
             while waiting:
                 claims.append(await self.remover.plan_purge(domain, cred))
-                waiting = await self._claim_into(domain, claims[-1], waiting)
+                left = await self._claim_into(domain, claims[-1], waiting)
+                progress.add(len(waiting) - len(left))
+                waiting = left
         except FSError:
             await self.remover.hand_over(domain)
             raise

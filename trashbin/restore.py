@@ -34,9 +34,11 @@ from trashbin import layout, links, tombs
 from trashbin.catalog import Item
 from trashbin.domain import Domain, Shard, lying_in
 from trashbin.files import RENAME_NOREPLACE
+from trashbin.progress import Progress
 from trashbin.runs import MADE, PLAN, TREE, Plan, Target, appear, remove_run, undo
 from trashbin.settle import settling
 from trashbin.spare import Spare
+from trashbin.strays import walk
 from trashbin.tasks import for_each
 from trashbin.tombs import Tomb
 from trashbin.trees import Tree
@@ -56,6 +58,7 @@ class Outcome(enum.Enum):
     SKIPPED = "skipped"
     CONFLICT = "conflict"
     DENIED = "denied"
+    STOPPED = "stopped"
     NOT_FOUND = "not_found"
     FAILED = "failed"
 
@@ -86,8 +89,13 @@ class Restore:
         self._instance = instance
         self._clock = clock
 
-    async def tree(self, domain: Domain, tree: Tree, target: Target) -> Restored:
-        """Make a tree appear at a place where nothing is.
+    async def tree(
+        self, domain: Domain, tree: Tree, target: Target, progress: Progress | None = None
+    ) -> Restored:
+        """Make a tree appear at a place where nothing is. Once it has appeared, it returns.
+
+        Args:
+            progress: counts entries.
 
         Raises:
             ExistsError: something is there; the tree is in the trash as before.
@@ -95,22 +103,25 @@ class Restore:
             TryAgainError: EAGAIN; nothing has changed.
             FSError: anything else; what had been put together stays together in the trash.
         """
-        async with settling(domain), self._run(domain) as aside:
-            plan = _plan(domain, tree.top, target)
-            try:
-                found = await self._storage.symlink(aside, PLAN, plan.encode(), GATEWAY)
-                self._storage.forget(found.node)
-                await self._take(domain, tree.top, aside, Target(aside, TREE))
-                restored = await self._assemble(domain, tree, aside)
-                with trio.CancelScope(shield=True):
+        progress = progress or Progress()
+        with trio.CancelScope() as scope:
+            async with settling(domain), self._run(domain) as aside:
+                plan = _plan(domain, tree.top, target)
+                try:
+                    found = await self._storage.symlink(aside, PLAN, plan.encode(), GATEWAY)
+                    self._storage.forget(found.node)
+                    await self._take(domain, tree.top, aside, Target(aside, TREE))
+                    restored = await self._assemble(domain, tree, aside, progress)
+                    scope.shield = True
                     clean = await appear(domain, aside, target)
-            except BaseException:
-                await _undo(domain, plan, aside)
-                raise
-            if clean:
-                await self._forget_plan(aside)
-            await self._release(domain, tree)
-            return restored
+                except BaseException:
+                    await _undo(domain, plan, aside)
+                    raise
+                progress.add()
+                if clean:
+                    await self._forget_plan(aside)
+                await self._release(domain, tree)
+        return restored
 
     async def _release(self, domain: Domain, tree: Tree) -> None:
         """Let the inodes that came back by a name of several forget the tombstones."""
@@ -155,7 +166,8 @@ class Restore:
         if item.tomb is None:
             await self._move(domain, item, item.above, to)
             return
-        await self._make_entry(domain, item, item.tomb, aside)
+        with trio.CancelScope(shield=True):  # else both would be left
+            await self._make_entry(domain, item, item.tomb, aside)
         shard = _shard_of(domain, item).name
         try:
             await self._move(domain, item, shard, to)
@@ -229,10 +241,12 @@ class Restore:
         change = AttrChange(mode=tomb.mode & 0o7777, mtime_ns=tomb.mtime_ns)
         await self._storage.setattr(node, change, GATEWAY)
 
-    async def _assemble(self, domain: Domain, tree: Tree, aside: Node) -> Restored:
+    async def _assemble(
+        self, domain: Domain, tree: Tree, aside: Node, progress: Progress
+    ) -> Restored:
         """Put what was taken out of the tree back into it, parents first."""
         top = await self._storage.resolve(aside, TREE)
-        work = _Assembly(self, domain, aside)
+        work = _Assembly(self, domain, aside, progress)
         try:
             work.inos.append(top.attr.ino)
             await work.fill(tree, top.node)
@@ -276,7 +290,8 @@ def _plan(domain: Domain, top: Item, target: Target) -> Plan:
 class _Assembly:
     """Puts a tree together; collects what could not be put back."""
 
-    def __init__(self, restore: Restore, domain: Domain, aside: Node) -> None:
+    def __init__(self, restore: Restore, domain: Domain, aside: Node, progress: Progress) -> None:
+        self._progress = progress
         self._restore = restore
         self._domain = domain
         self._aside = aside
@@ -313,19 +328,31 @@ class _Assembly:
         await for_each(tree.children, one, at_once=_AT_ONCE)
         for child in back:
             if child.children:
-                name = child.top.entry.name
-                found = await self._storage.resolve(node, name)
-                stack.append((child, found.node, path + b"/" + name))
+                names = (*child.inner, child.top.entry.name)
+                below = await walk(self._storage, node, names)
+                stack.append((child, below, b"/".join((path, *names))))
 
     async def _put_back(self, child: Tree, node: Node, path: bytes) -> bool:
         """Put one entry back; where that fails, what was in it can't be put back either."""
         try:
-            await self._restore.put_back(self._domain, child.top, self._aside, node)
+            if child.inner:
+                await self._put_back_within(child, node)
+            else:
+                await self._restore.put_back(self._domain, child.top, self._aside, node)
         except FSError as exc:
-            path += b"/" + child.top.entry.name
+            path = b"/".join((path, *child.inner, child.top.entry.name))
             for _, below in child.walk():
                 self.failures.append(Failure(b"/".join((path, *below)).lstrip(b"/"), str(exc)))
             return False
+        self._progress.add()
         self.entries += 1
         self.inos.append(child.top.ino)
         return True
+
+    async def _put_back_within(self, child: Tree, node: Node) -> None:
+        """Put an entry back into a directory that is in the tree already."""
+        within = await walk(self._storage, node, child.inner)
+        try:
+            await self._restore.put_back(self._domain, child.top, self._aside, within)
+        finally:
+            self._storage.forget(within)

@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import trio
+
 from cephfs_ext.core.errors import (
     CrossDomainError,
     DeniedError,
@@ -27,7 +29,7 @@ from cephfs_ext.core.errors import (
 from cephfs_ext.core.limits import VIEW_RESTORED
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Ino
-from trashbin import catalog, hold
+from trashbin import catalog, hold, strays
 from trashbin.ancestors import Ancestors
 from trashbin.audit import Audit, Gone
 from trashbin.catalog import Damaged, Item
@@ -39,6 +41,7 @@ from trashbin.hold import Moved, Note
 from trashbin.journal import Journal, Record, read_records
 from trashbin.paths import below, open_parents
 from trashbin.placing import Caller, Listed, Made, Placing
+from trashbin.progress import Progress
 from trashbin.put import Deleter, Place, Put
 from trashbin.restore import Outcome, Restore, Restored
 from trashbin.runs import Target
@@ -47,6 +50,8 @@ from trashbin.trees import Tree, group
 __all__ = ["Caller", "Listed"]
 
 _log = logging.getLogger(__name__)
+
+_AS_BEFORE = "it is in the trash, and can be restored from there"
 
 _SETTLED_NS = 60_000_000_000
 """How long after a delete began its record may still be missing."""
@@ -153,7 +158,8 @@ class TrashService:
         prefix = self._domains.path_of(domain)
         result = []
         async with open_parents(domain, items, records, searches=searches) as parents:
-            for tree in group(items, records, self._gap_ns):
+            trees = group(items, records, self._gap_ns)
+            for tree in await strays.adopt(domain, trees, items, records):
                 entry = tree.top.entry
                 record = records.get(entry.id)
                 if record is not None:
@@ -187,6 +193,9 @@ class TrashService:
             records = self._journal.waiting(domain.root.ino)
             instance = event.items[0].entry.instance
             records.update(await read_records(domain, hours=event.hours, instance=instance))
+            within = strays.inside(event.items, records)
+            if within:
+                event = await gather(domain, entry_id, within)
             items = [item for item in event.items if _is_settled(item, records)]
             for listed in await self._listed(domain, items, records, searches=1):
                 if listed.tree.top.entry.id == entry_id:
@@ -201,16 +210,35 @@ class TrashService:
         to: bytes | None,
         on_conflict: Conflict,
         dry_run: bool,
+        progress: Progress | None = None,
     ) -> list[Answer]:
-        """Bring trees back; goes on after an error and answers for each."""
+        """Bring trees back; goes on after an error and answers for each.
+
+        Args:
+            progress: counts entries. If it is stopped, the tree that is being restored is undone
+                or finished, and the rest stays in the trash.
+        """
+        progress = progress or Progress()
+        sizes = [sum(1 for _ in listed.tree.walk()) for _, listed in asked]
+        progress.expect(sum(sizes))
         answers = []
-        for label, listed in asked:
-            try:
-                answer = await self._restore_one(
-                    caller, label, listed, to=to, on_conflict=on_conflict, dry_run=dry_run
-                )
-            except FSError as exc:
-                answer = Answer(listed, label, listed.path, _outcome(exc), _why(exc))
+        for (label, listed), size in zip(asked, sizes, strict=True):
+            before = progress.done
+            answer = Answer(listed, label, listed.path, Outcome.STOPPED, _AS_BEFORE)
+            with progress.step():
+                try:
+                    answer = await self._restore_one(
+                        caller,
+                        label,
+                        listed,
+                        to=to,
+                        on_conflict=on_conflict,
+                        dry_run=dry_run,
+                        progress=progress,
+                    )
+                except FSError as exc:
+                    answer = Answer(listed, label, listed.path, _outcome(exc), _why(exc))
+            progress.done = before + size
             self._count(answer)
             answers.append(answer)
         return answers
@@ -224,6 +252,7 @@ class TrashService:
         to: bytes | None,
         on_conflict: Conflict,
         dry_run: bool,
+        progress: Progress,
     ) -> Answer:
         if to is None and listed.path is None:
             raise NotFoundError(what="where it was is not known; name a directory with --to")
@@ -239,14 +268,16 @@ class TrashService:
         )
         try:
             target = await place.find()
-            name, verdict = await self._settle(caller, place, target, on_conflict, dry_run)
-            path = place.path(name)
-            if verdict is not None:
-                await place.take_back()
-                return Answer(listed, label, path, verdict, "the name is taken")
-            if dry_run:
-                return Answer(listed, label, path, Outcome.WOULD_RESTORE, "", place.made)
-            listed, done = await self._bring_back(listed, Target(target.parent, name))
+            # once something is replaced, what was deleted has to take its place
+            with trio.CancelScope(shield=on_conflict is Conflict.REPLACE):
+                name, verdict = await self._settle(caller, place, target, on_conflict, dry_run)
+                path = place.path(name)
+                if verdict is not None:
+                    return Answer(listed, label, path, verdict, "the name is taken")
+                if dry_run:
+                    return Answer(listed, label, path, Outcome.WOULD_RESTORE, "", place.made)
+                to_take = Target(target.parent, name)
+                listed, done = await self._bring_back(listed, to_take, progress)
             self._forget(target.parent.ino, name, done.inos)
             self._audit.restored(listed.domain.root.ino, self._gone(listed), caller.cred.uid, path)
             return _restored(listed, label, path, done)._replace(made=place.made)
@@ -256,7 +287,9 @@ class TrashService:
         finally:
             place.close()
 
-    async def _bring_back(self, listed: Listed, target: Target) -> tuple[Listed, Restored]:
+    async def _bring_back(
+        self, listed: Listed, target: Target, progress: Progress | None = None
+    ) -> tuple[Listed, Restored]:
         """Make a tree appear, looked for anew if its top lies elsewhere by now.
 
         A tombstone is made an entry when the last link of its inode leaves the trash.
@@ -266,9 +299,10 @@ class TrashService:
         """
         while True:
             try:
-                done = await self._restore.tree(listed.domain, listed.tree, target)
+                done = await self._restore.tree(listed.domain, listed.tree, target, progress)
                 if listed.is_held and not done.failures:
-                    await hold.drop_notes(listed.domain, listed.tree)
+                    with trio.CancelScope(shield=True):
+                        await hold.drop_notes(listed.domain, listed.tree)
                 return listed, done
             except NotFoundError:
                 before = listed.tree.top
@@ -369,7 +403,8 @@ class TrashService:
             await self._put.file(domain, at, found, who)
 
     def _count(self, answer: Answer) -> None:
-        results = {Outcome.NOT_FOUND: "failed", Outcome.WOULD_RESTORE: ""}
+        silent = dict.fromkeys((Outcome.WOULD_RESTORE, Outcome.STOPPED), "")
+        results = {Outcome.NOT_FOUND: "failed", **silent}
         result = results.get(answer.outcome, answer.outcome.value)
         if result:
             self._meter.count("trash_restores_total", result=result)
@@ -405,18 +440,25 @@ class TrashService:
         """Return who holds a tree; None if nobody does, or nothing says who."""
         return await hold.read_note(listed.domain, listed.tree.top) if listed.is_held else None
 
-    async def purge(self, caller: Caller, listed: Sequence[Listed]) -> Removed:
+    async def purge(
+        self, caller: Caller, listed: Sequence[Listed], progress: Progress | None = None
+    ) -> Removed:
         """Remove trees for good, at once; all are claimed before the first is removed.
 
         Else one that went first would be kept for the tombstone of one that goes next.
+
+        Args:
+            progress: counts entries; it can't be stopped.
         """
+        progress = progress or Progress()
         items: dict[Ino, list[Item]] = defaultdict(list)
         for one in listed:
             items[one.domain.root.ino] += [tree.top for tree, _ in one.tree.walk()]
         domains = {one.domain.root.ino: one.domain for one in listed}
         try:
+            progress.expect(sum(map(len, items.values())))
             removed = [
-                await self._expiry.purge(domains[root], items[root], caller.cred)
+                await self._expiry.purge(domains[root], items[root], caller.cred, progress)
                 for root in domains
             ]
         finally:  # some may be gone also if it fails; of what still lies there this says nothing

@@ -26,11 +26,13 @@ LONGEST_PAUSE_NS = layout.HOUR_S * 1_000_000_000
 class Tree:
     """What one delete took away, from its top."""
 
-    __slots__ = ("children", "start_ns", "top")
+    __slots__ = ("children", "inner", "start_ns", "top")
 
     def __init__(self, top: Item) -> None:
         self.top = top
         self.children: list[Tree] = []
+        self.inner: tuple[bytes, ...] = ()
+        """Directories on the way to it that lie within what it is a child of (`strays`)."""
         self.start_ns = top.entry.deleted_ns
 
     def walk(self) -> Iterator[tuple[Tree, tuple[bytes, ...]]]:
@@ -39,7 +41,7 @@ class Tree:
         while stack:
             tree, path = stack.pop()
             yield tree, path
-            stack += [(child, (*path, child.top.entry.name)) for child in tree.children]
+            stack += [(one, (*path, *one.inner, one.top.entry.name)) for one in tree.children]
 
 
 def group(items: Iterable[Item], records: Mapping[str, Record], gap_ns: int) -> list[Tree]:

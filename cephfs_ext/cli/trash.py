@@ -13,6 +13,7 @@ from typing import TypeVar
 import click
 import msgspec
 
+from cephfs_ext.cli.bar import bar
 from cephfs_ext.cli.connect import Connection, connect, relative
 from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
 from cephfs_ext.cli.output import (
@@ -55,6 +56,7 @@ _OUTCOME_CODES = {
     "not_found": ExitCode.NOT_FOUND,
     "partly_restored": ExitCode.PARTIAL,
     "failed": ExitCode.OTHER,
+    "stopped": ExitCode.OTHER,
     "held": ExitCode.OK,
     "released": ExitCode.OK,
     "partly": ExitCode.PARTIAL,
@@ -325,7 +327,8 @@ def restore(
         on_conflict=on_conflict,  # type: ignore[arg-type]
         dry_run=dry_run,
     )
-    report = connection.client.post("/v1/trash/restore", request, RestoreReport)
+    with bar("restored", wanted=not as_json) as tell:
+        report = connection.client.post_long("/v1/trash/restore", request, RestoreReport, tell=tell)
     if as_json:
         print_json(report)
     else:
@@ -430,7 +433,7 @@ def purge(
     client = connect(loaded.config, path).client
     request = PurgeRequest(ids=list(ids), older_than_s=age_s, all=everything, dry_run=True)
     plan = client.post("/v1/trash/purge", request, PurgeReport)
-    report = plan if dry_run else _carry_out(client, plan, yes=yes)
+    report = plan if dry_run else _carry_out(client, plan, yes=yes, as_json=as_json)
     if as_json:
         print_json(report)
     else:
@@ -446,13 +449,14 @@ def purge(
     return ExitCode.PARTIAL if report.failures else ExitCode.OK
 
 
-def _carry_out(client: Client, plan: PurgeReport, *, yes: bool) -> PurgeReport:
+def _carry_out(client: Client, plan: PurgeReport, *, yes: bool, as_json: bool) -> PurgeReport:
     """Remove exactly what a plan names."""
     if not plan.trees:
         return msgspec.structs.replace(plan, dry_run=False)
     _confirm(plan, yes=yes)
     wanted = PurgeRequest(ids=[item.id for item in plan.trees])
-    return client.post("/v1/trash/purge", wanted, PurgeReport)
+    with bar("removed", wanted=not as_json) as tell:
+        return client.post_long("/v1/trash/purge", wanted, PurgeReport, tell=tell)
 
 
 def _confirm(plan: PurgeReport, *, yes: bool) -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
+from cephfs_ext.control.service import RequestProgress
 from cephfs_ext.control.state import ADMIN_SOCKET, CONTROL_SOCKET, State, all_states
+from cephfs_ext.control.under_way import HEADER
 from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.mountinfo import mount_above
 
 SOCKET_VARIABLE = "CEPHFS_EXT_SOCKET"
 _TIMEOUT_S = 3600.0
 """A restore of a large tree takes as long as it takes."""
+
+_WATCH_S = 0.2
+"""How often a long request is asked how far it is."""
+
+Tell = Callable[[RequestProgress], None]
 
 _EXIT_CODES = {
     "usage": ExitCode.USAGE,
@@ -103,10 +116,46 @@ class Client:
         """
         return self._request("POST", path, body, kind)
 
-    def _request(self, method: str, path: str, body: object, kind: type[T]) -> T:
+    def post_long(self, path: str, body: object, kind: type[T], *, tell: Tell | None) -> T:
+        """Ask for something that may take long; an interrupt has it stopped.
+
+        What is answered then says what has been done. A second interrupt waits no longer.
+
+        Args:
+            tell: is told now and then how far it is.
+
+        Raises:
+            UserError: what the daemon answered, or that it doesn't, or that it can't be stopped.
+        """
+        token = secrets.token_hex(8)
+        answer: Future[T] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self._request("POST", path, body, kind, {HEADER: token}))
+            except BaseException as exc:
+                answer.set_exception(exc)
+
+        threading.Thread(target=ask, daemon=True).start()
+        with contextlib.ExitStack() as stack:
+
+            @functools.cache
+            def beside() -> Client:
+                return stack.enter_context(contextlib.closing(Client(self._path)))
+
+            return _watched(answer, beside, f"/v1/requests/{token}", tell)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        kind: type[T],
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
         content = None if body is None else msgspec.json.encode(body)
         try:
-            response = self._http.request(method, path, content=content)
+            response = self._http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as exc:
             raise UserError(
                 f"the gateway at {self._path} doesn't answer: {exc}", ExitCode.TEMPORARY
@@ -124,6 +173,35 @@ class Client:
     def close(self) -> None:
         """End the connection."""
         self._http.close()
+
+
+def _watched(answer: Future[T], beside: Callable[[], Client], path: str, tell: Tell | None) -> T:
+    """Wait for an answer, and ask on another connection how far it is."""
+    is_stopping = False
+    while True:
+        try:
+            with contextlib.suppress(TimeoutError):
+                return answer.result(_WATCH_S)
+            if tell is not None:
+                with _nothing_there():
+                    tell(beside().get(path, RequestProgress))
+        except KeyboardInterrupt:
+            if is_stopping:
+                raise
+            with _nothing_there():
+                is_stopping = beside().post(f"{path}/stop", None, RequestProgress).stopping
+            if not is_stopping and not answer.done():
+                raise UserError("interrupted; the gateway goes on by itself") from None
+
+
+@contextlib.contextmanager
+def _nothing_there() -> Iterator[None]:
+    """Go on if the request isn't there: it has just begun, or is over."""
+    try:
+        yield
+    except UserError as exc:
+        if exc.exit_code != ExitCode.NOT_FOUND:
+            raise
 
 
 def _failure(response: httpx.Response) -> UserError:

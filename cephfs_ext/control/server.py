@@ -45,11 +45,13 @@ from cephfs_ext.control.service import (
     ExplainRequest,
     HoldRequest,
     PurgeRequest,
+    RequestProgress,
     RestoreRequest,
     Service,
     TrashQuery,
 )
 from cephfs_ext.control.state import ADMIN_SOCKET, CONTROL_SOCKET
+from cephfs_ext.control.under_way import HEADER, UnderWay
 from cephfs_ext.core.errors import (
     DeniedError,
     ExistsError,
@@ -61,6 +63,7 @@ from cephfs_ext.core.errors import (
 )
 from cephfs_ext.core.types import Credentials
 from cephfs_ext.observe.logs import request_fields
+from trashbin.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +223,47 @@ def _job_routes(service: JobService) -> list[Route]:
     ]
 
 
+def _long(
+    path: str,
+    kind: type[T],
+    answer: Callable[[Caller, T, Progress], Awaitable[object]],
+    under_way: UnderWay,
+) -> Route:
+    """Return a route on which a caller asks for something that may take long."""
+
+    async def handler(request: Request) -> Response:
+        wanted = await _wanted(request, kind)
+        with under_way.listed(request.headers.get(HEADER), _caller(request)) as progress:
+            return _reply(await answer(_caller(request), wanted, progress))
+
+    return Route(path, _guarded(handler), methods=["POST"])
+
+
+def _request_routes(under_way: UnderWay) -> list[Route]:
+    def asked(request: Request) -> Progress:
+        return under_way.of(request.path_params["token"], _caller(request))
+
+    async def show(request: Request) -> Response:
+        return _reply(_progress(asked(request)))
+
+    async def stop(request: Request) -> Response:
+        asked(request).stop()
+        return _reply(_progress(asked(request)))
+
+    return [
+        Route("/v1/requests/{token}", _guarded(show)),
+        Route("/v1/requests/{token}/stop", _guarded(stop), methods=["POST"]),
+    ]
+
+
+def _progress(progress: Progress) -> RequestProgress:
+    stopping = progress.stops and progress.can_stop
+    return RequestProgress(done=progress.done, total=progress.total, stopping=stopping)
+
+
 def _service_routes(service: Service) -> list[Route]:
+    under_way = UnderWay()
+
     async def status(_: Request) -> Response:
         return _reply(await service.status())
 
@@ -236,8 +279,9 @@ def _service_routes(service: Service) -> list[Route]:
     return [
         Route("/v1/status", _guarded(status)),
         _posted("/v1/trash/list", TrashQuery, service.trash_list),
-        _posted("/v1/trash/restore", RestoreRequest, service.trash_restore),
-        _posted("/v1/trash/purge", PurgeRequest, service.trash_purge),
+        _long("/v1/trash/restore", RestoreRequest, service.trash_restore, under_way),
+        _long("/v1/trash/purge", PurgeRequest, service.trash_purge, under_way),
+        *_request_routes(under_way),
         _posted("/v1/trash/explain", ExplainRequest, service.trash_explain),
         _posted("/v1/trash/allow", AllowRequest, service.trash_allow),
         _posted("/v1/trash/hold", HoldRequest, service.trash_hold),

@@ -15,6 +15,7 @@ import msgspec
 
 from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.types import Credentials
+from trashbin.progress import Progress
 
 SCHEMA_VERSION = 1
 Conflict = Literal["fail", "skip", "keep-both", "replace"]
@@ -237,6 +238,18 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     items: list[RestoredItem]
 
 
+class RequestProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a long request is."""
+
+    schema_version: int = SCHEMA_VERSION
+    done: int
+    """Entries of the trash."""
+    total: int | None
+    """Null until it is known."""
+    stopping: bool
+    """True if it has been told to stop, and can."""
+
+
 class PurgeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to remove for good."""
 
@@ -455,11 +468,15 @@ class Service(Protocol):
         """Show one tree."""
         ...
 
-    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+    async def trash_restore(
+        self, caller: Caller, request: RestoreRequest, progress: Progress
+    ) -> RestoreReport:
         """Bring trees back."""
         ...
 
-    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+    async def trash_purge(
+        self, caller: Caller, request: PurgeRequest, progress: Progress
+    ) -> PurgeReport:
         """Remove trees for good."""
         ...
 

@@ -54,6 +54,7 @@ from trashbin.hold import REASON_LIMIT, Moved, Note
 from trashbin.layout import parse_id
 from trashbin.placing import Made
 from trashbin.pressure import Pressure, Survey
+from trashbin.progress import Progress
 from trashbin.questions import Question
 from trashbin.restore import Outcome
 from trashbin.service import Answer, Conflict, Contents, Listed, TrashService
@@ -154,16 +155,22 @@ class Answers:
             more=max(0, len(paths) - _CHILDREN_SHOWN),
         )
 
-    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+    async def trash_restore(
+        self, caller: Caller, request: RestoreRequest, progress: Progress
+    ) -> RestoreReport:
         """Bring trees back; what can't be found is answered, too."""
         who = self._who(caller)
-        asked, answers = await self._asked(who, request)
+        with progress.step() as looking:
+            asked, answers = await self._asked(who, request)
+        if looking.cancelled_caught:
+            raise UserError("stopped before anything was restored")
         answers += await self._trash.restore(
             who,
             asked,
             to=None if request.to is None else from_base64(request.to),
             on_conflict=Conflict(request.on_conflict),
             dry_run=request.dry_run,
+            progress=progress,
         )
         return RestoreReport(items=[_restored_item(answer) for answer in answers])
 
@@ -209,7 +216,9 @@ class Answers:
             message = "nothing that was deleted there is yours to restore"
             answers.append(Answer(None, label, None, Outcome.NOT_FOUND, message))
 
-    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+    async def trash_purge(
+        self, caller: Caller, request: PurgeRequest, progress: Progress
+    ) -> PurgeReport:
         """Remove trees for good: one's own, unless one is an operator."""
         who = self._who(caller)
         named, missing = await self._to_purge(who, request)
@@ -217,7 +226,9 @@ class Answers:
         ids = [listed.tree.top.entry.id for listed in named if listed.is_held]
         held = [entry_id for entry_id in ids if entry_id in request.ids]
         items = [await self._item(listed) for listed in trees]
-        removed = total(()) if request.dry_run else await self._trash.purge(who, trees)
+        removed = total(())
+        if not request.dry_run:
+            removed = await self._trash.purge(who, trees, progress)
         return PurgeReport(
             dry_run=request.dry_run,
             trees=items,

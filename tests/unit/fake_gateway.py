@@ -47,6 +47,7 @@ from cephfs_ext.control.service import (
     TrashQuery,
     TrashSpace,
 )
+from trashbin.progress import Progress
 
 METRICS = b"# HELP cephfs_ext_nodes Inodes.\ncephfs_ext_nodes 1.0\n"
 
@@ -174,6 +175,10 @@ class FakeService:
             protected=False,
         )
         self.stopped = False
+        self.lasts = False
+        """True while a restore isn't done."""
+        self.can_stop = True
+        self.is_working = threading.Event()
         self.space: TrashSpace | None = None
 
     def _called(self, name: str, caller: Caller, argument: object) -> None:
@@ -223,9 +228,24 @@ class FakeService:
         self._called("show", caller, entry_id)
         return TrashDetail(item=item(entry_id), mode=0o100640, children=[Text("a/b")], more=2)
 
-    async def trash_restore(self, caller: Caller, request: RestoreRequest) -> RestoreReport:
+    async def trash_restore(
+        self, caller: Caller, request: RestoreRequest, progress: Progress
+    ) -> RestoreReport:
         self._called("restore", caller, request)
+        if self.lasts:
+            await self._work(progress)
         return RestoreReport(items=self.outcomes)
+
+    async def _work(self, progress: Progress) -> None:
+        """Be at three of seven until somebody stops it, or lets it go on."""
+        progress.expect(7)
+        progress.add(3)
+        with progress.step() if self.can_stop else contextlib.nullcontext():
+            self.is_working.set()
+            while self.lasts:  # noqa: ASYNC110 (another thread ends it)
+                await trio.sleep(0.01)
+        if progress.stops and self.can_stop:
+            self.outcomes = [restored("stopped")]
 
     async def jobs_list(self, caller: Caller, query: JobQuery) -> JobListing:
         self._called("jobs", caller, query)
@@ -235,7 +255,9 @@ class FakeService:
         self._called("ask", caller, request)
         return JobReport(items=self.job_outcomes)
 
-    async def trash_purge(self, caller: Caller, request: PurgeRequest) -> PurgeReport:
+    async def trash_purge(
+        self, caller: Caller, request: PurgeRequest, progress: Progress
+    ) -> PurgeReport:
         self._called("purge", caller, request)
         done = not request.dry_run
         return PurgeReport(

@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from cephfs_ext.control.client import Client, find_daemon, socket_of
-from cephfs_ext.control.service import Status, TrashListing, TrashQuery
+from cephfs_ext.control.service import (
+    RequestProgress,
+    RestoreReport,
+    RestoreRequest,
+    Status,
+    TrashListing,
+    TrashQuery,
+)
 from cephfs_ext.control.state import write_state
 from cephfs_ext.core.errors import (
     DeniedError,
@@ -218,3 +225,48 @@ def test_others_get_the_one_for_everybody(service: FakeService, base: Path) -> N
             check=True,
         )
     assert done.stdout.strip() == str(base / "control.sock")
+
+
+class TestLongRequests:
+    def interrupted(self, service: FakeService, times: int) -> Callable[[RequestProgress], None]:
+        """Return what is told of progress, and presses ctrl-C."""
+        left = times
+
+        def tell(_: RequestProgress) -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                raise KeyboardInterrupt
+
+        service.lasts = True
+        return tell
+
+    def restore(self, client: Client, tell: Callable[[RequestProgress], None]) -> RestoreReport:
+        return client.post_long("/v1/trash/restore", RestoreRequest(), RestoreReport, tell=tell)
+
+    def test_tells_how_far_it_is(self, client: Client, service: FakeService) -> None:
+        told = []
+
+        def tell(progress: RequestProgress) -> None:
+            told.append(progress)
+            service.lasts = False
+
+        service.lasts = True
+        assert self.restore(client, tell).items[0].outcome == "restored"
+        assert (told[0].done, told[0].total) == (3, 7)
+
+    def test_interrupt_stops_it(self, client: Client, service: FakeService) -> None:
+        """[trash-15]: and what was done is answered."""
+        tell = self.interrupted(service, 1)
+        assert self.restore(client, tell).items[0].outcome == "stopped"
+
+    def test_what_cannot_be_stopped_goes_on(self, client: Client, service: FakeService) -> None:
+        service.can_stop = False
+        error = refused(lambda: self.restore(client, self.interrupted(service, 1)))
+        assert "goes on" in str(error)
+        service.lasts = False
+
+    def test_errors_arrive(self, client: Client, service: FakeService) -> None:
+        service.failure = DeniedError(what="not yours")
+        error = refused(lambda: self.restore(client, lambda _: None))
+        assert (error.exit_code, str(error)) == (ExitCode.DENIED, "not yours")

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ from cephfs_ext.control.service import (
 from cephfs_ext.core.errors import ExitCode, UserError
 from cephfs_ext.core.types import Credentials
 from tests.unit.fake_gateway import METRICS, FakeService, deed, event, item, restored, serving
+from tests.waiting import wait_until
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 """Not that of the virtual environment, which other users may not be able to reach."""
@@ -339,6 +341,69 @@ class TestBadRequests:
             peer.sendall(sent)
             while peer.recv(4096):
                 pass
+
+
+class TestLongRequests:
+    TOKEN = "0123456789abcdef"
+
+    @contextlib.contextmanager
+    def restoring(self, running: Path, service: FakeService) -> Iterator[list[httpx.Response]]:
+        """Have a restore go on while the body runs; its answer is there afterwards."""
+        service.lasts = True
+        answers: list[httpx.Response] = []
+
+        def ask() -> None:
+            with http(running) as client:
+                headers = {"Request-Token": self.TOKEN}
+                answers.append(client.post("/v1/trash/restore", json={}, headers=headers))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert service.is_working.wait(20)
+        try:
+            yield answers
+        finally:
+            service.lasts = False
+            thread.join(20)
+
+    def test_says_how_far_it_is(self, running: Path, service: FakeService) -> None:
+        path = f"/v1/requests/{self.TOKEN}"
+        with http(running) as client:
+            with self.restoring(running, service) as answers:
+                body = client.get(path).json()
+                assert body == {"schema_version": 1, "done": 3, "total": 7, "stopping": False}
+            assert answers[0].json()["items"][0]["outcome"] == "restored"
+            assert client.get(path).status_code == 404
+
+    def test_stops(self, running: Path, service: FakeService) -> None:
+        """[trash-15]"""
+        with http(running) as client, self.restoring(running, service) as answers:
+            assert client.post(f"/v1/requests/{self.TOKEN}/stop").json()["stopping"] is True
+            wait_until(lambda: bool(answers), within_s=20)
+        assert answers[0].json()["items"][0]["outcome"] == "stopped"
+
+    def test_what_cannot_stop_says_so(self, running: Path, service: FakeService) -> None:
+        service.can_stop = False
+        with http(running) as client, self.restoring(running, service):
+            assert client.post(f"/v1/requests/{self.TOKEN}/stop").json()["stopping"] is False
+
+    def test_is_nobody_elses(self, running: Path, service: FakeService) -> None:
+        with self.restoring(running, service):
+            for method, place in (("GET", ""), ("POST", "/stop")):
+                path = f"/v1/requests/{self.TOKEN}{place}"
+                done = ask_as(running / "control.sock", method, path, uid=12345, groups=[])
+                assert "404" in done.stdout.splitlines()[0], done
+
+    def test_one_token_is_for_one_request(self, running: Path, service: FakeService) -> None:
+        headers = {"Request-Token": self.TOKEN}
+        with http(running) as client, self.restoring(running, service):
+            answer = client.post("/v1/trash/purge", json={"all": True}, headers=headers)
+            assert answer.status_code == 409
+
+    @pytest.mark.parametrize("token", ["", "short", "x" * 16, "0" * 65])
+    def test_token_that_is_none(self, client: httpx.Client, token: str) -> None:
+        headers = {"Request-Token": token}
+        assert client.post("/v1/trash/restore", json={}, headers=headers).status_code == 400
 
 
 class TestHealth:
