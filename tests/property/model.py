@@ -1,8 +1,8 @@
 """A file system with a trash, in plain Python: what a gateway must do.
 
-Works as root, without timestamps. Symbolic links in it always dangle. An operation returns or
-raises OSError with the errno that Linux gives. Of the policy it knows one rule: what is below
-something called `EXEMPT` isn't kept.
+Works as root, and where a `uid` is given as that user, without timestamps. Groups are as uids.
+Symbolic links in it always dangle. An operation returns or raises OSError with the errno that Linux
+gives. Of the policy it knows one rule: what is below something called `EXEMPT` isn't kept.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ Path = tuple[bytes, ...]
 
 EXEMPT = b"d.tmp"
 
+WRITE, SEARCH = 2, 1
+
 DIR, FILE, SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
 
 
 class Node:
     """An inode."""
 
-    def __init__(self, kind: int, mode: int, target: bytes = b"") -> None:
+    def __init__(self, kind: int, mode: int, target: bytes = b"", uid: int = 0) -> None:
         self.kind = kind
+        self.uid = uid
         self.modes = [mode]
         """The last one is the mode; the others it had since it was synced."""
         self.target = target
@@ -39,7 +42,7 @@ class Node:
         self.is_promised = False
         """True if a tombstone may need the inode."""
         self.was_made = False
-        """True for a parent that a restore had to make, until its mode is known."""
+        """True for a parent that a restore had to make, until its mode and owner are known."""
 
     @property
     def is_dir(self) -> bool:
@@ -51,7 +54,7 @@ class Node:
 
     def like(self) -> Node:
         """Return a directory with the attributes of this one."""
-        other = Node(self.kind, self.mode)
+        other = Node(self.kind, self.mode, uid=self.uid)
         other.xattrs = dict(self.xattrs)
         return other
 
@@ -81,6 +84,11 @@ class Deleted(NamedTuple):
     path: Path | None
     is_tomb: bool
     """True if the trash holds no link of the inode."""
+    deleter: int = 0
+
+    def belongs_to(self, uid: int) -> bool:
+        """Tell whether it is somebody's to see; root, as an operator, sees everything."""
+        return uid in (0, self.deleter, self.node.uid)
 
 
 class Tree(NamedTuple):
@@ -107,8 +115,10 @@ class Model:
     """The tree, the trash, and what is open."""
 
     def __init__(self, *, min_kept: int, has_flags: bool) -> None:
-        self.root = Node(DIR, 0o755)
+        self.root = Node(DIR, 0o777)
         self.trash: list[Deleted] = []
+        self.held: set[int] = set()
+        """Numbers of what somebody holds."""
         self.run = 0
         self._numbers = itertools.count(1)
         self._min_kept = min_kept
@@ -119,22 +129,44 @@ class Model:
 
     # paths
 
-    def _parent(self, path: Path) -> Node:
+    def _parent(self, path: Path, uid: int = 0) -> Node:
         node = self.root
         for name in path[:-1]:
+            self._need(self._may(uid, node, SEARCH), errno.EACCES)
             self._need(name in node.entries, errno.ENOENT)
             node = node.entries[name]
             self._need(node.kind != SYMLINK, errno.ENOENT)
             self._need(node.is_dir, errno.ENOTDIR)
+        self._need(self._may(uid, node, SEARCH), errno.EACCES)
         return node
+
+    def _may(self, uid: int, node: Node, want: int) -> bool:
+        """Tell whether the mode of a directory lets somebody do something."""
+        bits = node.mode >> 6 if uid == node.uid else node.mode
+        return uid == 0 or bits & want == want
+
+    def may_write(self, directory: Path, uid: int) -> bool:
+        """Tell whether somebody may make and remove names in a directory."""
+        try:
+            return self._may(uid, self._parent((*directory, b""), uid), WRITE | SEARCH)
+        except OSError:
+            return False
+
+    def _check_delete(self, uid: int, above: Node, node: Node) -> None:
+        self._need(self._may(uid, above, WRITE | SEARCH), errno.EACCES)
+        self._need(not self._sticks(uid, above, node), errno.EPERM)
+
+    def _sticks(self, uid: int, above: Node, node: Node) -> bool:
+        is_sticky = above.mode & stat.S_ISVTX
+        return bool(is_sticky) and uid not in (0, above.uid, node.uid)
 
     def _need(self, truth: bool, number: int) -> None:
         if not truth:
             raise OSError(number, "")
 
-    def _node(self, path: Path) -> Node:
+    def _node(self, path: Path, uid: int = 0) -> Node:
         """Resolve without following a symbolic link at the end."""
-        node = self._parent(path).entries.get(path[-1])
+        node = self._parent(path, uid).entries.get(path[-1])
         if node is None:
             raise OSError(errno.ENOENT, "")
         return node
@@ -177,17 +209,18 @@ class Model:
 
     # making and changing
 
-    def _make(self, path: Path, node: Node) -> None:
-        above = self._parent(path)
+    def _make(self, path: Path, node: Node, uid: int = 0) -> None:
+        above = self._parent(path, uid)
         self._need(path[-1] not in above.entries, errno.EEXIST)
+        self._need(self._may(uid, above, WRITE | SEARCH), errno.EACCES)
         above.entries[path[-1]] = node
 
-    def mkdir(self, path: Path, mode: int) -> None:
-        self._make(path, Node(DIR, mode))
+    def mkdir(self, path: Path, mode: int, uid: int = 0) -> None:
+        self._make(path, Node(DIR, mode, uid=uid), uid)
 
-    def create(self, path: Path, mode: int, data: bytes) -> None:
-        node = Node(FILE, mode)
-        self._make(path, node)
+    def create(self, path: Path, mode: int, data: bytes, uid: int = 0) -> None:
+        node = Node(FILE, mode, uid=uid)
+        self._make(path, node, uid)
         if data:
             node.content.change(data)
 
@@ -262,7 +295,7 @@ class Model:
             node.content.change(before[:size].ljust(size, b"\0"))
             return kept
         parent, name, path = self._place_of(node)
-        old = Node(FILE, node.mode)
+        old = Node(FILE, node.mode, uid=node.uid)
         old.modes = list(node.modes)
         old.xattrs = dict(node.xattrs)
         old.content = node.content.take_over()
@@ -296,16 +329,26 @@ class Model:
 
     # removing
 
-    def _delete(self, node: Node, parent: Node, name: bytes, path: Path, *, is_tomb: bool) -> None:
+    def _delete(
+        self,
+        node: Node,
+        parent: Node,
+        name: bytes,
+        path: Path,
+        *,
+        is_tomb: bool,
+        uid: int = 0,
+    ) -> None:
         node.is_promised |= is_tomb and not node.is_dir
         number = next(self._numbers)
-        self.trash.append(Deleted(number, self.run, node, parent, name, path, is_tomb))
+        deleted = Deleted(number, self.run, node, parent, name, path, is_tomb, uid)
+        self.trash.append(deleted)
 
     def _is_exempt(self, node: Node, path: Path) -> bool:
         """Tell whether the policy has something really removed."""
         return EXEMPT in path and not (node.is_promised and self.links_of(node) == 1)
 
-    def _take(self, path: Path, *, always: bool = False) -> None:
+    def _take(self, path: Path, *, always: bool = False, uid: int = 0) -> None:
         """Move a name into the trash, if it is kept; a tombstone stands for one of several."""
         above = self._parent(path)
         node = above.entries[path[-1]]
@@ -314,27 +357,32 @@ class Model:
             return
         is_tomb = not node.is_dir and self.links_of(node) > 1
         del above.entries[path[-1]]
-        self._delete(node, above, path[-1], path, is_tomb=is_tomb)
+        self._delete(node, above, path[-1], path, is_tomb=is_tomb, uid=uid)
 
-    def unlink(self, path: Path) -> None:
-        self._need(not self._node(path).is_dir, errno.EISDIR)
-        self._take(path)
+    def unlink(self, path: Path, uid: int = 0) -> None:
+        above, node = self._parent(path, uid), self._node(path, uid)
+        self._check_delete(uid, above, node)
+        self._need(not node.is_dir, errno.EISDIR)
+        self._take(path, uid=uid)
 
-    def rmdir(self, path: Path) -> None:
-        node = self._node(path)
+    def rmdir(self, path: Path, uid: int = 0) -> None:
+        above, node = self._parent(path, uid), self._node(path, uid)
+        self._check_delete(uid, above, node)
         self._need(node.is_dir, errno.ENOTDIR)
         self._need(not node.entries, errno.ENOTEMPTY)
-        self._take(path)
+        self._take(path, uid=uid)
 
-    def move_to_trash(self, path: Path, trash_of: Path) -> None:
-        """Rename into the virtual trash of a directory."""
-        above = self._parent(path)
+    def move_to_trash(self, path: Path, trash_of: Path, uid: int = 0) -> None:
+        """Rename into the virtual trash of a directory, which its mover may search."""
+        above = self._parent(path, uid)
         target = self._parent((*trash_of, b""))
         node = above.entries.get(path[-1])
         if node is None:
             raise OSError(errno.ENOENT, "")
         self._need(not self._is_below(target, node), errno.EINVAL)
-        self._take(path, always=node.is_dir)
+        self._check_delete(uid, above, node)
+        self._need(not node.is_dir or self._may(uid, node, WRITE), errno.EACCES)
+        self._take(path, always=node.is_dir, uid=uid)
 
     def _is_below(self, node: Node, top: Node) -> bool:
         return any(below is node for below in top.below())
@@ -394,11 +442,12 @@ class Model:
 
     # the trash
 
-    def trees(self) -> list[Tree]:
-        """Put trees together, newest first."""
-        children: dict[int, list[Deleted]] = {one.number: [] for one in self.trash}
+    def trees(self, uid: int = 0) -> list[Tree]:
+        """Put trees together, newest first, of what is somebody's to see."""
+        trash = [one for one in self.trash if one.belongs_to(uid)]
+        children: dict[int, list[Deleted]] = {one.number: [] for one in trash}
         next_time: dict[int, Deleted] = {}
-        for one in sorted(self.trash, reverse=True):
+        for one in sorted(trash, reverse=True):
             above = next_time.get(id(one.parent))
             if above is not None:
                 children[above.number].append(one)
@@ -406,14 +455,20 @@ class Model:
                 next_time[id(one.node)] = one
         built: dict[int, Tree] = {}
         adopted: set[int] = set()
-        for one in sorted(self.trash):  # what was in a directory went before it
+        for one in sorted(trash):  # what was in a directory went before it
             built[one.number] = tree = Tree(one, [])
             for child in children[one.number]:
                 is_newest = all(child.name != other.top.name for other in tree.children)
-                if child.run == one.run and is_newest:
+                same_go = (child.run, child.deleter) == (one.run, one.deleter)
+                if same_go and is_newest:
                     tree.children.append(built[child.number])
                     adopted.add(child.number)
         return [built[n] for n in sorted(built, reverse=True) if n not in adopted]
+
+    def tree_of(self, number: int) -> Tree:
+        """Return what an id means: a tree, or a part of one, whoever sees how much of it."""
+        parts = (part for tree in self.trees() for part, _ in tree.walk())
+        return next(part for part in parts if part.top.number == number)
 
     def at_path(self, path: Path) -> list[Tree]:
         """Return what a restore by path means."""
@@ -428,22 +483,25 @@ class Model:
         below = [tree for tree in trees if tree.top.path and tree.top.path[: len(path)] == path]
         return [tree for tree in below if tree.top.path != path]
 
-    def restore(self, tree: Tree, policy: str, to: Path | None = None) -> Restored:
+    def restore(self, tree: Tree, policy: str, to: Path | None = None, uid: int = 0) -> Restored:
         """Bring a tree back; what isn't restored is as before."""
         path = tree.top.path if to is None else (*to, tree.top.name)
         if path is None:
             return Restored("not_found", None)
-        above = self.root
-        for name in path[:-1]:
-            node = above.entries.get(name)
-            if node is not None and not node.is_dir:
-                return Restored("failed", path)
-            above = above.entries.setdefault(name, _made_parent()) if node is None else node
-        if path[-1] in above.entries:
+        try:
+            above = self._way_to(path, uid)
+        except PermissionError:
+            return Restored("denied", path)
+        except NotADirectoryError:
+            return Restored("failed", path)
+        taken = above.entries.get(path[-1])
+        if taken is not None:
             if policy in ("fail", "skip"):
                 return Restored("conflict" if policy == "fail" else "skipped", path)
             if policy == "replace":
-                self._take(path, always=True)
+                if not self._may_replace(uid, above, taken):
+                    return Restored("denied", path)
+                self._take(path, always=True, uid=uid)
             else:
                 path = (*path[:-1], self._free_name(above, path[-1]))
         complete = self._appear(tree, above, path[-1])
@@ -452,6 +510,24 @@ class Model:
                 node = part.top.node
                 node.is_promised = any(one.node is node and one.is_tomb for one in self.trash)
         return Restored("restored" if complete else "partly_restored", path)
+
+    def _way_to(self, path: Path, uid: int) -> Node:
+        """Return the directory that a path is in; missing ones are made."""
+        above, made = self.root, False
+        for name in path[:-1]:
+            self._need(made or self._may(uid, above, SEARCH), errno.EACCES)
+            node = above.entries.get(name)
+            self._need(node is None or node.is_dir, errno.ENOTDIR)
+            if node is None:
+                self._need(made or self._may(uid, above, WRITE | SEARCH), errno.EACCES)
+                node, made = above.entries.setdefault(name, _made_parent()), True
+            above = node
+        self._need(made or self._may(uid, above, WRITE | SEARCH), errno.EACCES)
+        return above
+
+    def _may_replace(self, uid: int, above: Node, taken: Node) -> bool:
+        is_movable = not taken.is_dir or self._may(uid, taken, WRITE)
+        return is_movable and not self._sticks(uid, above, taken)
 
     def _free_name(self, above: Node, name: bytes) -> bytes:
         stem, dot, extension = name.partition(b".")
@@ -464,6 +540,7 @@ class Model:
     def _appear(self, tree: Tree, above: Node, name: bytes) -> bool:
         """Hang a tree into a directory; return whether all of it could be."""
         self.trash.remove(next(one for one in self.trash if one.number == tree.top.number))
+        self.held.discard(tree.top.number)
         node = tree.top.node
         if node.is_dir and tree.top.is_tomb:
             node = node.like()
@@ -477,8 +554,36 @@ class Model:
                 complete = self._appear(child, node, child.top.name) and complete
         return complete
 
+    def hold(self, tree: Tree) -> None:
+        """Keep a tree, whatever its time, and from purges."""
+        self.held |= {part.top.number for part, _ in tree.walk()}
+
+    def release(self, tree: Tree) -> None:
+        self.held -= {part.top.number for part, _ in tree.walk()}
+
+    def is_held(self, tree: Tree) -> bool:
+        """Tell whether a tree is held, or a part of it."""
+        return any(part.top.number in self.held for part, _ in tree.walk())
+
+    def expire(self) -> None:
+        """Let go what nobody holds, all at once; what is promised to what is held stays.
+
+        The gateway was unmounted meanwhile.
+        """
+        self.run += 1
+        self.opened.clear()
+        for node in self._all_nodes():
+            node.was_renamed = False
+        gone = [one for one in self.trash if one.number not in self.held]
+        self.trash = [one for one in self.trash if one.number in self.held]
+        for one in gone:
+            if not one.is_tomb:
+                self._keep_promises(one.node)
+
     def purge(self, tree: Tree) -> None:
-        """Let a tree go for good; what a tombstone promises stays."""
+        """Let a tree go for good, unless it is held; what a tombstone promises stays."""
+        if self.is_held(tree):
+            return
         for part, _ in tree.walk():
             gone = next(one for one in self.trash if one.number == part.top.number)
             self.trash.remove(gone)

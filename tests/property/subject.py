@@ -12,10 +12,12 @@ import pathlib
 import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.service import (
+    HoldReport,
+    HoldRequest,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -25,11 +27,14 @@ from cephfs_ext.control.service import (
     TrashListing,
     TrashQuery,
 )
+from tests.faults.storage import Back
 from tests.gateway import Gateway
 from tests.posix.libc import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
 from tests.property.model import DIR, FILE, SYMLINK, Path
 
 RECOVERY_S = 60.0
+
+T = TypeVar("T")
 
 
 class Look(NamedTuple):
@@ -37,6 +42,7 @@ class Look(NamedTuple):
 
     kind: int
     mode: int
+    uid: int
     nlink: int
     content: bytes
     """Of a file; the target of a symbolic link."""
@@ -44,12 +50,40 @@ class Look(NamedTuple):
 
 
 class Subject:
-    """One gateway; `enter` chooses the directory to work in."""
+    """One gateway; `enter` chooses the directory to work in.
 
-    def __init__(self, gateway: Gateway) -> None:
+    Operations are root's, and an operator's, unless a uid is given.
+    """
+
+    def __init__(self, gateway: Gateway, back: Back) -> None:
         self.gateway = gateway
-        self._client = Client(str(gateway.directory / "admin.sock"))
+        self._back = back
+        self._clients: dict[int, Client] = {}
         self.top: Path = ()
+
+    @contextlib.contextmanager
+    def _acting(self, uid: int) -> Iterator[None]:
+        """Be a user with one group, of the same number; root has nothing to do for that."""
+        if not uid:
+            yield
+            return
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(uid)
+        os.seteuid(uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+
+    def _post(self, path: str, body: object, kind: type[T], uid: int) -> T:
+        name = "control.sock" if uid else "admin.sock"
+        if uid not in self._clients:
+            self._clients[uid] = Client(str(self.gateway.directory / name))
+        with self._acting(uid):
+            return self._clients[uid].post(path, body, kind)
 
     @property
     def is_posix(self) -> bool:
@@ -58,7 +92,7 @@ class Subject:
     def enter(self, name: bytes) -> None:
         """Work in a fresh directory of the mount."""
         self.top = (name,)
-        os.mkdir(self._at(()))
+        os.mkdir(self._at(()), 0o777)
 
     def _at(self, path: Path) -> bytes:
         return os.path.join(os.fsencode(self.gateway.path), *self.top, *path)
@@ -68,11 +102,13 @@ class Subject:
 
     # names
 
-    def mkdir(self, path: Path, mode: int) -> None:
-        os.mkdir(self._at(path), mode)
+    def mkdir(self, path: Path, mode: int, uid: int = 0) -> None:
+        with self._acting(uid):
+            os.mkdir(self._at(path), mode)
 
-    def create(self, path: Path, mode: int, data: bytes) -> None:
-        with self._opened(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode) as fd:
+    def create(self, path: Path, mode: int, data: bytes, uid: int = 0) -> None:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        with self._acting(uid), self._opened(path, flags, mode) as fd:
             self._write(fd, 0, data)
 
     def symlink(self, path: Path, target: bytes) -> None:
@@ -81,11 +117,13 @@ class Subject:
     def link(self, path: Path, new: Path) -> None:
         os.link(self._at(path), self._at(new), follow_symlinks=False)
 
-    def unlink(self, path: Path) -> None:
-        os.unlink(self._at(path))
+    def unlink(self, path: Path, uid: int = 0) -> None:
+        with self._acting(uid):
+            os.unlink(self._at(path))
 
-    def rmdir(self, path: Path) -> None:
-        os.rmdir(self._at(path))
+    def rmdir(self, path: Path, uid: int = 0) -> None:
+        with self._acting(uid):
+            os.rmdir(self._at(path))
 
     def rename(self, path: Path, new: Path) -> None:
         os.rename(self._at(path), self._at(new))
@@ -96,8 +134,9 @@ class Subject:
     def exchange(self, path: Path, new: Path) -> None:
         rename2(self._path(path), self._path(new), RENAME_EXCHANGE)
 
-    def move_to_trash(self, path: Path, trash_of: Path) -> None:
-        os.rename(self._at(path), self._at((*trash_of, b".trashbin", b"whatever")))
+    def move_to_trash(self, path: Path, trash_of: Path, uid: int = 0) -> None:
+        with self._acting(uid):
+            os.rename(self._at(path), self._at((*trash_of, b".trashbin", b"whatever")))
 
     # inodes
 
@@ -154,6 +193,7 @@ class Subject:
         return Look(
             FILE,
             stat.S_IMODE(stats.st_mode),
+            stats.st_uid,
             stats.st_nlink,
             os.pread(fd, stats.st_size + 1, 0),
             {key: os.getxattr(fd, key) for key in os.listxattr(fd)},
@@ -170,7 +210,8 @@ class Subject:
             with open(path, "rb", buffering=0) as stream:
                 content = stream.read()
             assert len(content) == stats.st_size, (path, len(content), stats.st_size)
-        return Look(kind, stat.S_IMODE(stats.st_mode), stats.st_nlink, content, xattrs)
+        mode = stat.S_IMODE(stats.st_mode)
+        return Look(kind, mode, stats.st_uid, stats.st_nlink, content, xattrs)
 
     def tree(self, path: Path = ()) -> dict[Path, Look]:
         """Look at everything below a directory."""
@@ -186,16 +227,16 @@ class Subject:
 
     # the trash
 
-    def trash(self) -> list[TrashItem]:
+    def trash(self, uid: int = 0) -> list[TrashItem]:
         """List what was deleted below the directory, newest first."""
         query = TrashQuery(below=_encode(self.top))
-        listing = self._client.post("/v1/trash/list", query, TrashListing)
+        listing = self._post("/v1/trash/list", query, TrashListing, uid)
         assert not listing.damaged, listing.damaged
         return listing.items
 
     def trash_anywhere(self) -> list[TrashItem]:
         """List everything, also that whose place isn't known."""
-        return self._client.post("/v1/trash/list", TrashQuery(), TrashListing).items
+        return self._post("/v1/trash/list", TrashQuery(), TrashListing, 0).items
 
     def path_of(self, item: TrashItem) -> Path | None:
         """Return where something was, relative to the directory; None if that isn't known."""
@@ -214,6 +255,7 @@ class Subject:
         last: bool = False,
         to: Path | None = None,
         policy: str = "fail",
+        uid: int = 0,
     ) -> list[RestoredItem]:
         request = RestoreRequest(
             ids=[entry_id] if entry_id else [],
@@ -222,7 +264,7 @@ class Subject:
             to=None if to is None else _encode((*self.top, *to)),
             on_conflict=policy,  # type: ignore[arg-type]
         )
-        return self._client.post("/v1/trash/restore", request, RestoreReport).items
+        return self._post("/v1/trash/restore", request, RestoreReport, uid).items
 
     def target_of(self, item: RestoredItem) -> Path | None:
         """Return where something appeared, relative to the directory."""
@@ -233,28 +275,50 @@ class Subject:
         assert path[: len(self.top)] == self.top
         return path[len(self.top) :]
 
-    def purge(self, entry_id: str) -> PurgeReport:
-        return self._client.post("/v1/trash/purge", PurgeRequest(ids=[entry_id]), PurgeReport)
+    def purge(self, entry_id: str, uid: int = 0) -> PurgeReport:
+        return self._post("/v1/trash/purge", PurgeRequest(ids=[entry_id]), PurgeReport, uid)
 
     def purge_everything(self) -> None:
-        report = self._client.post("/v1/trash/purge", PurgeRequest(all=True), PurgeReport)
+        held = [item.id for item in self.trash_anywhere() if item.held]
+        if held:
+            self._post("/v1/trash/release", HoldRequest(ids=held), HoldReport, 0)
+        report = self._post("/v1/trash/purge", PurgeRequest(all=True), PurgeReport, 0)
         assert not report.failures
+
+    def hold(self, entry_id: str, uid: int = 0) -> str:
+        return self._hold("hold", entry_id, uid)
+
+    def release(self, entry_id: str, uid: int = 0) -> str:
+        return self._hold("release", entry_id, uid)
+
+    def _hold(self, verb: str, entry_id: str, uid: int) -> str:
+        request = HoldRequest(ids=[entry_id])
+        (item,) = self._post(f"/v1/trash/{verb}", request, HoldReport, uid).items
+        return item.outcome
 
     # the gateway
 
     def crash(self) -> None:
         """Kill the daemon, mount again, and wait until recovery is through."""
-        self._client.close()
+        self.close()
         self.gateway.kill()
         self.gateway.mount()
         until = time.monotonic() + RECOVERY_S
         while self.gateway.state.dead_instances:
             assert time.monotonic() < until, "no end of the recovery"
             time.sleep(0.01)
-        self._client = Client(str(self.gateway.directory / "admin.sock"))
+
+    def let_time_pass(self) -> None:
+        """Have everything expire that isn't held, and wait until it has."""
+        self.close()
+        self.gateway.umount()
+        self._back.age_trash()
+        self.gateway.mount()
+        self._back.wait_for_removals()
 
     def close(self) -> None:
-        self._client.close()
+        while self._clients:
+            self._clients.popitem()[1].close()
 
 
 def _encode(path: Path) -> str:

@@ -27,8 +27,9 @@ from hypothesis.stateful import (
 )
 
 from tests.cluster.ceph import CephCluster
+from tests.faults.storage import Back
 from tests.gateway import ceph_gateway, posix_gateway
-from tests.posix.actors import name_of
+from tests.posix.actors import OWNER, name_of
 from tests.property.model import EXEMPT, FILE, SYMLINK, Model, Node, Path, Tree
 from tests.property.subject import Look, Subject
 
@@ -38,14 +39,21 @@ MIN_KEPT = 64
 LOOK_EVERY = 8
 OPTIONS = (f"trash.truncated_min_bytes={MIN_KEPT}", "trash.event_gap_s=3600")
 
-NAMES = (b"a", b"b", b"c.txt", b"\xffodd \n", EXEMPT)
+USER = OWNER.uid
+"""Somebody who is not root."""
+
+ODD = b"\xffodd \n"
+NAMES = (b"a", b"b", b"c.txt", ODD, EXEMPT)
 KEYS = ("user.k", "user.l")
 MODES = (0o644, 0o600, 0o755, 0o4711, 0o000)
 POLICIES = ("fail", "skip", "keep-both", "replace")
 SIZES = (0, 1, MIN_KEPT - 1, MIN_KEPT, 5_000)
 MOST_OPEN = 3
 PLANTED: tuple[tuple[Any, ...], ...] = (
-    ("mkdir", (b"a",), 0o755),
+    ("mkdir", (b"a",), 0o777),
+    ("create", (b"a", ODD), 0o644, b"q" * 70, USER),
+    ("chmod", (b"a",), 0o755),
+    ("unlink", (b"a", ODD)),
     ("mkdir", (b"a", b"b"), 0o750),
     ("create", (b"a", b"a"), 0o644, b"x" * 100),
     ("create", (b"a", b"b", b"a"), 0o600, b"y" * 70),
@@ -55,11 +63,19 @@ PLANTED: tuple[tuple[Any, ...], ...] = (
     ("symlink", (b"a", b"c.txt"), b"nowhere"),
     ("setxattr", (b"a", b"b"), "user.k", b"v"),
     ("fsync", (b"b",)),
+    ("mkdir", (ODD,), 0o777),
+    ("create", (ODD, b"a"), 0o644, b"u" * 80, USER),
+    ("mkdir", (ODD, b"b"), 0o755, USER),
+    ("create", (ODD, b"b", b"c.txt"), 0o600, b"v" * 3, USER),
+    ("create", (ODD, b"c.txt"), 0o600, b"w" * 3, 0),
+    ("unlink", (ODD, b"a"), USER),
+    ("unlink", (ODD, b"b", b"c.txt"), 0),
 )
 BACK = b"back"
 """Name of a directory that is made to restore things into; no operation makes it."""
 
 names = st.sampled_from(NAMES)
+users = st.sampled_from([0, USER])
 paths = st.lists(names, min_size=1, max_size=3).map(tuple)
 contents = st.builds(lambda letter, size: letter * size, st.sampled_from([b"x", b"y", b"z"]),
                      st.sampled_from(SIZES))  # fmt: skip
@@ -78,19 +94,25 @@ class Machine(RuleBasedStateMachine):
         self.descriptors: list[int] = []
         self.steps = 0
         self.may_crash = False
+        self.may_expire = False
 
     @initialize(chosen=st.integers(0, 9))
     def plant(self, chosen: int) -> None:
-        """Begin with something to work on; in some examples the gateway may crash."""
-        self.may_crash = chosen == 9
+        """Begin with something to work on; in some examples the gateway may crash, or time pass."""
+        self.may_crash, self.may_expire = chosen >= 8, chosen >= 6
         for name, *arguments in PLANTED:
             self.both(str(name), *arguments)
 
     # helpers
 
-    def path(self, data: Any, *, existing: bool = True) -> Path:
-        """Draw a path, most often one that leads somewhere."""
+    def path(self, data: Any, *, existing: bool = True, uid: int = 0) -> Path:
+        """Draw a path, most often one that leads somewhere, where somebody may do something."""
         there = sorted(path for path, _ in self.model.paths())
+        if uid and data.draw(st.integers(0, 3)):
+            where = [above for above in self.directories() if self.model.may_write(above, uid)]
+            if not existing and where:
+                return (*data.draw(st.sampled_from(where)), data.draw(names))
+            there = [path for path in there if path[:-1] in where] or there
         kind = data.draw(st.integers(0, 19))
         if existing and there and kind < 18:
             return data.draw(st.sampled_from(there))
@@ -125,6 +147,7 @@ class Machine(RuleBasedStateMachine):
 
     def check(self, look: Look, node: Node, where: str) -> None:
         assert look.kind == node.kind, where
+        assert look.uid == node.uid, where
         assert look.mode in node.modes[-1:] or look.mode in self._modes(node), where
         assert look.xattrs == node.xattrs, where
         if node.kind == SYMLINK:
@@ -144,7 +167,7 @@ class Machine(RuleBasedStateMachine):
 
     # names
 
-    @rule(data=st.data(), mode=st.sampled_from([0o755, 0o700, 0o1777]))
+    @rule(data=st.data(), mode=st.sampled_from([0o755, 0o700, 0o777, 0o1777]))
     def mkdir(self, data: Any, mode: int) -> None:
         self.both("mkdir", self.path(data, existing=False), mode)
 
@@ -192,11 +215,39 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def remove_tree(self, data: Any) -> None:
         """Delete everything below a path, deepest first, as `rm -rf` does."""
-        top = self.path(data)
+        self.removed(self.path(data), 0)
+
+    def removed(self, top: Path, uid: int) -> None:
         below = [path for path, _ in self.model.paths() if path[: len(top)] == top]
         for path in sorted(below, key=len, reverse=True):
             node = dict(self.model.paths())[path]
-            self.both("rmdir" if node.is_dir else "unlink", path)
+            self.both("rmdir" if node.is_dir else "unlink", path, uid)
+
+    # the same as somebody else
+
+    @rule(data=st.data(), mode=st.sampled_from([0o755, 0o777]))
+    def mkdir_as_user(self, data: Any, mode: int) -> None:
+        self.both("mkdir", self.path(data, existing=False, uid=USER), mode, USER)
+
+    @rule(data=st.data(), mode=st.sampled_from([0o644, 0o600]), content=contents)
+    def create_as_user(self, data: Any, mode: int, content: bytes) -> None:
+        self.both("create", self.path(data, existing=False, uid=USER), mode, content, USER)
+
+    @rule(data=st.data())
+    def unlink_as_user(self, data: Any) -> None:
+        self.both("unlink", self.path(data, uid=USER), USER)
+
+    @rule(data=st.data())
+    def rmdir_as_user(self, data: Any) -> None:
+        self.both("rmdir", self.path(data, uid=USER), USER)
+
+    @rule(data=st.data())
+    def move_to_trash_as_user(self, data: Any) -> None:
+        self.both("move_to_trash", self.path(data, uid=USER), (), USER)
+
+    @rule(data=st.data())
+    def remove_tree_as_user(self, data: Any) -> None:
+        self.removed(self.path(data, uid=USER), USER)
 
     # inodes
 
@@ -317,19 +368,44 @@ class Machine(RuleBasedStateMachine):
     def restore_last(self, policy: str) -> None:
         self.restored(self.model.trees()[:1], policy, last=True)
 
+    @precondition(lambda self: self.model.trees(USER))
+    @rule(data=st.data(), policy=st.sampled_from(POLICIES))
+    def restore_tree_as_user(self, data: Any, policy: str) -> None:
+        tree, entry_id = self.drawn(data, USER)
+        self.restored([tree], policy, entry_id=entry_id, uid=USER)
+
+    def drawn(self, data: Any, uid: int) -> tuple[Tree, str]:
+        """Draw something that somebody sees in the trash; return all that its id means."""
+        seen, entry_id = data.draw(st.sampled_from(self.compare_trash(uid)))
+        return self.model.tree_of(seen.top.number), entry_id
+
     @precondition(lambda self: self.model.trash)
-    @rule(data=st.data())
-    def purge(self, data: Any) -> None:
-        trees = self.compare_trash()
-        tree, entry_id = data.draw(st.sampled_from(trees))
-        note(f"purge({tree.top.path})")
-        self.subject.purge(entry_id)
+    @rule(data=st.data(), uid=users)
+    def purge(self, data: Any, uid: int) -> None:
+        if not self.model.trees(uid):
+            return
+        tree, entry_id = self.drawn(data, uid)
+        is_held = self.model.is_held(tree)
+        note(f"purge({tree.top.path}, {uid}): {'held' if is_held else 'gone'}")
+        report = self.subject.purge(entry_id, uid)
+        assert (report.held, len(report.trees)) == ([entry_id] * is_held, not is_held)
         self.model.purge(tree)
+
+    @precondition(lambda self: self.model.trash)
+    @rule(data=st.data(), uid=users, verb=st.sampled_from(["hold", "hold", "release"]))
+    def hold(self, data: Any, uid: int, verb: str) -> None:
+        if not self.model.trees(uid):
+            return
+        tree, entry_id = self.drawn(data, uid)
+        note(f"{verb}({tree.top.path}, {uid})")
+        assert getattr(self.subject, verb)(entry_id, uid) == {"hold": "held"}.get(verb, "released")
+        getattr(self.model, verb)(tree)
 
     def restored(self, trees: list[Tree], policy: str, **what: Any) -> None:
         """Restore on both sides; answers and trees must be the same."""
         answers = self.subject.restore(policy=policy, **what)
-        wanted = [self.model.restore(tree, policy, what.get("to")) for tree in trees]
+        uid, to = what.get("uid", 0), what.get("to")
+        wanted = [self.model.restore(tree, policy, to, uid) for tree in trees]
         if not trees:
             assert [answer.outcome for answer in answers] == ["not_found"]
             return
@@ -343,18 +419,19 @@ class Machine(RuleBasedStateMachine):
         self.compare()
 
     def adopt_modes_of_made_parents(self) -> None:
-        """Parents that a restore had to make have the mode that they had, or 0755."""
+        """Parents that a restore had to make have the mode and owner that they had, or others."""
         for path, node in self.model.paths():
             if node.is_dir and node.was_made:
-                node.modes[-1] = self.subject.look_at(path).mode
+                look = self.subject.look_at(path)
+                node.modes[-1], node.uid = look.mode, look.uid
                 node.was_made = False
 
-    def compare_trash(self) -> list[tuple[Tree, str]]:
-        """Compare what is in the trash; return the trees with their ids."""
-        trees, items = self.model.trees(), self.subject.trash()
-        got = [(self.subject.path_of(item), item.kind == "dir") for item in items]
-        wanted = [(tree.top.path, tree.top.node.is_dir) for tree in trees]
-        assert got == wanted, f"{got} instead of {wanted}"
+    def compare_trash(self, uid: int = 0) -> list[tuple[Tree, str]]:
+        """Compare what somebody sees in the trash; return the trees with their ids."""
+        trees, items = self.model.trees(uid), self.subject.trash(uid)
+        got = [(self.subject.path_of(item), item.kind == "dir", item.held) for item in items]
+        wanted = [(tree.top.path, tree.top.node.is_dir, self.model.is_held(tree)) for tree in trees]
+        assert got == wanted, f"{got} instead of {wanted}, for {uid}"
         return [(tree, item.id) for tree, item in zip(trees, items, strict=True)]
 
     # the gateway
@@ -370,6 +447,17 @@ class Machine(RuleBasedStateMachine):
         self.compare()
         self.compare_trash()
 
+    @precondition(lambda self: self.may_expire and self.model.trash)
+    @rule()
+    def let_time_pass(self) -> None:
+        note("let_time_pass()")
+        self.may_expire = False
+        self.close_all()
+        self.subject.let_time_pass()
+        self.model.expire()
+        self.compare()
+        self.compare_trash()
+
     def close_all(self) -> None:
         while self.descriptors:
             with contextlib.suppress(OSError):
@@ -381,6 +469,7 @@ class Machine(RuleBasedStateMachine):
             self.close_all()
             self.model.opened.clear()
             self.compare()
+            self.compare_trash(USER)
             self.both("mkdir", (BACK,), 0o755)
             while self.model.trash:
                 tree, entry_id = self.compare_trash()[0]
@@ -407,14 +496,17 @@ def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 
 @pytest.fixture(params=["posix", "ceph"])
 def subject(request: pytest.FixtureRequest, base: FilePath) -> Iterator[Subject]:
+    cluster: CephCluster | None = None
     if request.param == "ceph":
-        cluster: CephCluster = request.getfixturevalue("cluster")
+        cluster = request.getfixturevalue("cluster")
+        assert cluster is not None
         gateway = ceph_gateway(cluster, base, *OPTIONS)
     else:
         gateway = posix_gateway(base, *OPTIONS)
     umask = os.umask(0)
-    with gateway.mounted():
-        subject = Subject(gateway)
+    backs = Back.of(gateway.source, cluster)
+    with gateway.mounted(), backs as back:
+        subject = Subject(gateway, back)
         yield subject
         subject.close()
     os.umask(umask)
