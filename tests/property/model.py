@@ -20,6 +20,9 @@ Path = tuple[bytes, ...]
 
 EXEMPT = b"d.tmp"
 
+QUOTA = b"quota"
+"""Name of a directory at the top that may have a quota; renames don't cross it, nor do links."""
+
 WRITE, SEARCH = 2, 1
 
 DIR, FILE, SYMLINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
@@ -63,6 +66,11 @@ class Node:
         yield self
         for node in self.entries.values():
             yield from node.below()
+
+
+def crosses(path: Path, new: Path) -> bool:
+    """Tell whether one path only is below a quota."""
+    return (path[:1] == (QUOTA,)) != (new[:1] == (QUOTA,))
 
 
 def _made_parent() -> Node:
@@ -401,6 +409,8 @@ class Model:
             self._need(victim.is_dir or not node.is_dir, errno.ENOTDIR)
             self._need(node.is_dir or not victim.is_dir, errno.EISDIR)
             self._need(not victim.entries, errno.ENOTEMPTY)
+        self._need(not crosses(path, new), errno.EXDEV)
+        if victim is not None:
             self._replace(victim, below, new)
         del above.entries[path[-1]]
         below.entries[new[-1]] = node
@@ -598,6 +608,19 @@ class Model:
                 self.trash[self.trash.index(newest)] = newest._replace(is_tomb=False)
 
     # the end of a gateway
+
+    def place_now(self, deleted: Deleted) -> Path | None:
+        """Return where something would be if its directory had always been where it is."""
+        places = [(), *(path for path, node in self.paths() if node is deleted.parent)]
+        return (*places[-1], deleted.name) if self._is_there(deleted.parent) else None
+
+    def _is_there(self, node: Node) -> bool:
+        return any(below is node for below in self.root.below())
+
+    def was_at(self, deleted: Deleted, path: Path) -> None:
+        """Take note of the place that is known of something."""
+        at = next(at for at, one in enumerate(self.trash) if one.number == deleted.number)
+        self.trash[at] = deleted._replace(path=path)
 
     def crash(self, *, loses_unsynced: bool) -> None:
         """Lose the gateway, and what is only in it."""

@@ -179,6 +179,10 @@ class Subject:
     def removexattr(self, path: Path, key: str) -> None:
         os.removexattr(self._at(path), key)
 
+    def limit(self, path: Path, files: int) -> None:
+        """Give a directory a quota."""
+        os.setxattr(self._at(path), "ceph.quota.max_files", b"%d" % files)
+
     def open(self, path: Path) -> int:
         return os.open(self._at(path), os.O_RDWR | os.O_NOFOLLOW)
 
