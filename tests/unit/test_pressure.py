@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
 
 from cephfs_ext.core.types import Ino, StatFs, Weight
+from tests.property.gateways import PosixGround, SilentMeter, parts
 from trashbin import layout
+from trashbin import pressure as module
+from trashbin.domain import Domain
 from trashbin.pressure import (
     Claimed,
+    Pressure,
     Watermarks,
+    _write_note,
     guaranteed_s,
     rate,
     shortage,
     to_claim,
     unseen,
 )
-from trashbin.space import Capacity, HourWeight, Room, _files_of, _size_of, minus
+from trashbin.space import (
+    NOTHING,
+    Capacity,
+    HourWeight,
+    Room,
+    _files_of,
+    _size_of,
+    minus,
+)
 
 _NOW_S = 1_795_500_000 // 3600 * 3600 + 1800
 """Half past an hour."""
@@ -157,3 +173,48 @@ class TestFigures:
     def test_where_inodes_have_no_limit(self, files: int, ffree: int) -> None:
         """CephFS says how many there are and -1; others say nothing."""
         assert _files_of(self.stats(files=files, ffree=ffree, favail=ffree)) == _NO_LIMIT
+
+
+class TestWhatStaysUsed:
+    def play(
+        self, ground: PosixGround, script: Callable[[Pressure, Domain], Awaitable[None]]
+    ) -> None:
+        async def main() -> None:
+            async with parts(ground, "000a") as gateway:
+                meter = SilentMeter()
+                pressure = Pressure(
+                    gateway.domains, gateway.expiry, meter, _MARKS, retention_s=7 * _DAY_S
+                )
+                await script(pressure, await gateway.domain())
+
+        trio.run(main)
+
+    def test_what_cannot_be_removed_is_not_about_to_come_free(
+        self, ground: PosixGround, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """[pressure-3]: it is counted for some time, and again once it gets less."""
+
+        async def script(pressure: Pressure, domain: Domain) -> None:
+            purging = ground.directory / ".trashbin/purging"
+            (purging / "stuck").write_bytes(bytes(8192))
+            assert (await pressure._waiting(domain)).files == 1
+            monkeypatch.setattr(module, "_STUCK_S", -1.0)
+            assert await pressure._waiting(domain) == NOTHING
+            monkeypatch.undo()
+            (purging / "more").touch()
+            assert (await pressure._waiting(domain)).files == 2
+
+        self.play(ground, script)
+
+    def test_no_claim_is_believed_for_ever(self, ground: PosixGround) -> None:
+        """[pressure-3]: however much is being removed all the time."""
+
+        async def script(pressure: Pressure, domain: Domain) -> None:
+            now_s = time.time()
+            for ago_s, size in ((60.0, 100), (2 * 3600.0, 0)):
+                note = Claimed(now_s, 100, 1, 900, 9, claimed_s=now_s - ago_s)
+                await _write_note(domain, note, is_quota=True)
+                left = await pressure._unseen(domain, capacity(900, 1000), 60.0, is_removing=True)
+                assert left.size == size
+
+        self.play(ground, script)
