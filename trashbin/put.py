@@ -30,7 +30,7 @@ from cephfs_ext.core.errors import (
     NotFoundError,
 )
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
-from cephfs_ext.core.types import GATEWAY, Attr, Rank
+from cephfs_ext.core.types import GATEWAY, Attr, Ino, Rank
 from trashbin import layout, links, tombs
 from trashbin.audit import Audit, Deleter, Was
 from trashbin.domain import Domain, lying_in
@@ -62,6 +62,8 @@ class Place:
     chain: Sequence[Node] = ()
     """The parent, what it is in, and so on, without the domain's root; nothing if that isn't
     known."""
+    ino: Ino | None = None
+    """Which inode has the name; None for whatever has it when it goes."""
 
 
 _Step = Callable[[Node, bytes], Awaitable[None]]
@@ -92,6 +94,7 @@ class Put:
 
         Raises:
             NotFoundError: the name is gone; nothing has changed.
+            ExchangedError: another inode than `at` says has it; nothing has changed.
             FullError: the trash has no room, not even without quota; nothing has changed.
         """
         entry = await self._move(domain, at, who)
@@ -255,11 +258,12 @@ class Put:
         return EntryName(self._clock(), self._instance, who.cred.uid, at.parent.ino, at.name)
 
     async def _move(self, domain: Domain, at: Place, who: Deleter) -> EntryName:
-        """Rename a name into the trash, whatever it names by now."""
+        """Rename a name into the trash; whatever it names by now, unless `at` says what."""
         entry = self._entry(at, who)
 
         async def rename(above: Node, leaf: bytes) -> None:
-            await self._storage.rename(at.parent, at.name, above, leaf, GATEWAY)
+            names = (at.parent, at.name, above, leaf)
+            await self._storage.rename(*names, GATEWAY, 0, None, at.ino)
 
         await self._into(domain, at, entry, rename)
         return entry

@@ -77,6 +77,13 @@ VERSIONS_COUNTED = 200_000
 AUDIT_ROWS = 10_000
 """Records that one question to the audit is answered with at most, some 2 KiB each."""
 
+BULK_PROCESSES = 1_024
+"""Processes whose deletes are counted, to tell bulk; all are forgotten beyond it."""
+
+SEEN = 65_536
+"""Names whose attributes are remembered for as long as the kernel does; all are forgotten beyond
+it, and looked up again."""
+
 INVALIDATION_QUEUE = 100_000
 """Kernel invalidations waiting to be sent; more are dropped and counted (timeouts end them)."""
 

@@ -189,6 +189,7 @@ class Storage(Protocol):
         cred: Credentials,
         flags: int = 0,
         expected: Ino | None = None,
+        moved: Ino | None = None,
     ) -> None:
         """Rename, replacing what has the new name, as rename(2).
 
@@ -196,9 +197,10 @@ class Storage(Protocol):
             flags: renameat2(2) flags; EINVAL for those the storage can't honour atomically.
             expected: inode that the new name is believed to have, 0 for none. A storage that
                 several gateways share looks once more, in the last moment.
+            moved: inode that the old name is believed to have; looked at in the last moment.
 
         Raises:
-            ExchangedError: another inode has the new name than was expected.
+            ExchangedError: another inode has one of the names than was expected.
         """
         ...
 

@@ -121,8 +121,8 @@ class Answers:
             trash=_space(self._pressure.surveys),
         )
 
-    def _who(self, caller: Caller) -> trash.Caller:
-        """Return who asks for something of the trash.
+    async def _asks(self, caller: Caller) -> trash.Caller:
+        """Return who asks for something of the trash, when all is there that has been deleted.
 
         Raises:
             UserError: the mount is read-only; even a listing may have to make directories.
@@ -131,11 +131,12 @@ class Answers:
             raise UserError(
                 "the mount is read-only; mount it read-write to use its trash", ExitCode.DENIED
             )
+        await self._fs.settle()
         return trash.Caller(caller.cred, caller.everything)
 
     async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
         """List what the caller may see."""
-        contents = await self._trash.contents(self._who(caller))
+        contents = await self._trash.contents(await self._asks(caller))
         trees = _fitting(contents, query)
         shown = trees[: query.limit]
         return TrashListing(
@@ -146,7 +147,7 @@ class Answers:
 
     async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
         """Show one tree."""
-        listed = await self._trash.find(self._who(caller), _checked_id(entry_id))
+        listed = await self._trash.find(await self._asks(caller), _checked_id(entry_id))
         paths = [b"/".join(path) for _, path in listed.tree.walk() if path]
         return TrashDetail(
             item=await self._item(listed),
@@ -159,7 +160,7 @@ class Answers:
         self, caller: Caller, request: RestoreRequest, progress: Progress
     ) -> RestoreReport:
         """Bring trees back; what can't be found is answered, too."""
-        who = self._who(caller)
+        who = await self._asks(caller)
         with progress.step() as looking:
             asked, answers = await self._asked(who, request)
         if looking.cancelled_caught:
@@ -220,7 +221,7 @@ class Answers:
         self, caller: Caller, request: PurgeRequest, progress: Progress
     ) -> PurgeReport:
         """Remove trees for good: one's own, unless one is an operator."""
-        who = self._who(caller)
+        who = await self._asks(caller)
         named, missing = await self._to_purge(who, request)
         trees = [listed for listed in named if not listed.is_held]
         ids = [listed.tree.top.entry.id for listed in named if listed.is_held]
@@ -265,6 +266,7 @@ class Answers:
 
     async def trash_explain(self, caller: Caller, request: ExplainRequest) -> Explanation:
         """Say what a delete would do."""
+        await self._fs.settle()
         verdict, is_protected = await self._explanations.path(
             from_base64(request.path), caller.cred, everything=caller.everything
         )
@@ -285,7 +287,7 @@ class Answers:
         """Exempt trees from expiry and pressure; goes on after an error and answers for each."""
         if len(request.reason) > REASON_LIMIT:
             raise UserError(f"a reason has at most {REASON_LIMIT} characters", ExitCode.USAGE)
-        who = self._who(caller)
+        who = await self._asks(caller)
 
         async def hold(listed: Listed) -> Moved:
             return await self._trash.hold(who, listed, request.reason)
@@ -294,7 +296,7 @@ class Answers:
 
     async def trash_release(self, caller: Caller, request: HoldRequest) -> HoldReport:
         """Let trees expire as they would have; goes on after an error and answers for each."""
-        who = self._who(caller)
+        who = await self._asks(caller)
         return await self._for_each_id(who, request.ids, self._trash.release, "released")
 
     async def _for_each_id(
@@ -322,12 +324,12 @@ class Answers:
 
     async def audit(self, caller: Caller, query: AuditQuery) -> AuditReport:
         """Say who deleted what, as far as the caller may know of it."""
-        found = await self._trail.ask(self._who(caller), _question(query))
+        found = await self._trail.ask(await self._asks(caller), _question(query))
         return AuditReport(items=[_audit_item(deed) for deed in found.deeds], more=found.more)
 
     async def audit_events(self, caller: Caller, query: AuditQuery) -> AuditEventReport:
         """Say in which delete events, and how much each took away."""
-        found = await self._trail.events(self._who(caller), _question(query))
+        found = await self._trail.events(await self._asks(caller), _question(query))
         return AuditEventReport(events=[_audit_event(e) for e in found.events], more=found.more)
 
     async def _item(self, listed: Listed) -> TrashItem:

@@ -237,6 +237,9 @@ def _start_loops(
     async def carry_out_jobs() -> None:
         await repeat("jobs", gateway.deleting.worker.once, meter, interval_s=0)
 
+    async def carry_out_pending() -> None:
+        await repeat("pending", gateway.pending.once, meter, interval_s=0)
+
     async def drop_journals() -> None:
         interval_s = config.trash.expire_interval_s
         await repeat("expiry", gateway.expiry.once_disabled, meter, interval_s=interval_s)
@@ -250,6 +253,7 @@ def _start_loops(
         nursery.start_soon(relieve)
         nursery.start_soon(keep_registered)
         nursery.start_soon(carry_out_jobs)
+        nursery.start_soon(carry_out_pending)
     elif config.trash.audit_s > 0 and not config.mount.read_only:
         nursery.start_soon(write_journal)
         nursery.start_soon(drop_journals)

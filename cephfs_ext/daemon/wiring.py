@@ -13,7 +13,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import metadata
 
+from asyncdelete.bulk import Bulk
 from asyncdelete.discard import Discard
+from asyncdelete.pending import Pending
 from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import Status
 from cephfs_ext.control.state import State
@@ -32,14 +34,16 @@ from cephfs_ext.fuse.operations import Operations
 from cephfs_ext.observe.metrics import PrometheusMeter
 from cephfs_ext.storage.posix import PosixStorage
 from cephfs_ext.vfs.brake import Brake
+from cephfs_ext.vfs.bulk import BulkDeletes, KnownDirectories
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
-from cephfs_ext.vfs.handles import OpenFiles
+from cephfs_ext.vfs.handles import DirStreams, OpenFiles
 from cephfs_ext.vfs.marks import Marks
-from cephfs_ext.vfs.nodes import NodeTable
+from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.requests import Requests
+from cephfs_ext.vfs.seen import Seen
 from cephfs_ext.vfs.truncations import Truncations
 from cephfs_ext.vfs.view import View
 from trashbin.ancestors import Ancestors
@@ -100,6 +104,7 @@ class Gateway:
     ancestors: Ancestors
     expiry: Expiry
     pressure: Pressure
+    pending: Pending
     invalidations: Invalidations
     deleting: Deleting
     background_domains: Domains
@@ -314,11 +319,21 @@ def build(
         meter,
         is_there=config.trash.enabled and not config.mount.read_only,
     )
+    pending = Pending(
+        KnownDirectories(nodes),
+        meter,
+        limit=config.asyncdelete.pending_max,
+        in_flight=config.asyncdelete.pending_in_flight,
+    )
+    listed = DirStreams()
+    bulk = _bulk(config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry)
     filesystem = FileSystem(
         users,
         nodes,
         files,
+        listed,
         deletes,
+        bulk,
         truncations,
         marks,
         view,
@@ -332,6 +347,7 @@ def build(
     def metrics() -> tuple[bytes, str]:
         meter.set("nodes", len(nodes) + len(view))
         meter.set("handles", filesystem.open_handles)
+        meter.set("pending_deletes", len(pending))
         return meter.expose()
 
     health = Health({"storage": users, "background_storage": background})
@@ -372,10 +388,39 @@ def build(
         ancestors,
         expiry,
         pressure,
+        pending,
         invalidations,
         deleting,
         domains[1],
         meter,
+    )
+
+
+def _bulk(
+    config: Config,
+    users: Storage,
+    nodes: NodeTable,
+    files: OpenFiles,
+    listed: DirStreams,
+    deletes: Deletes,
+    pending: Pending,
+    meter: PrometheusMeter,
+    forget_entry: Callable[[NodeId, bytes], None],
+) -> BulkDeletes:
+    fresh_s = min(config.mount.entry_timeout_s, config.mount.attr_timeout_s)
+    return BulkDeletes(
+        users,
+        nodes,
+        files,
+        listed,
+        Seen(fresh_s=fresh_s),
+        deletes,
+        pending,
+        Bulk(after=config.asyncdelete.pending_after),
+        meter,
+        forget_entry,
+        is_on=config.asyncdelete.pending and config.trash.enabled,
+        fresh_s=fresh_s,
     )
 
 

@@ -65,7 +65,9 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
-LOOPS = ["expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs"]
+LOOPS = [
+    "expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs", "pending",
+]  # fmt: skip
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -182,6 +184,19 @@ TABLE = (
         "purge_failures_total",
         "Entries that could not be removed for good.",
         _one("errno", ERRNOS),
+    ),
+    Metric("gauge", "pending_deletes", "Deletes answered, and not carried out yet."),
+    Metric("counter", "pending_answered_total", "Deletes answered before they were carried out."),
+    Metric(
+        "counter",
+        "pending_failures_total",
+        "Deletes that failed after they were answered: the name is there again.",
+        _one("errno", ERRNOS),
+    ),
+    Metric(
+        "counter",
+        "pending_limit_reached_total",
+        "Deletes that had to wait because too many were pending.",
     ),
     Metric("gauge", "jobs", "Jobs that are not over."),
     Metric(

@@ -521,6 +521,7 @@ class CephStorage:
         cred: Credentials,
         flags: int = 0,
         expected: Ino | None = None,
+        moved: Ino | None = None,
     ) -> None:
         """Rename; CephFS has no flags."""
         check_name(name)
@@ -534,6 +535,8 @@ class CephStorage:
         def rename() -> None:
             if cred.uid != 0 and parent.ino != new_parent.ino:
                 self._check_movable(parent, name, cred)
+            if moved is not None:
+                self._check_ino(parent, name, moved)
             names = (above, name, below, new_name)
             with self._stuck.taking_away(parent.ino, name):
                 rc = lib.cx_rename(self._mount, *names, perms, there, how_far)
@@ -551,13 +554,23 @@ class CephStorage:
                 if parent.ino != new_parent.ino:
                     self._left.add(parent.ino)
 
-    def _check_movable(self, parent: Node, name: bytes, cred: Credentials) -> None:
-        """Check what libcephfs doesn't: a directory that gets another `..` is written to."""
+    def _identify(self, parent: Node, name: bytes) -> tuple[CephNode, Any]:
+        """Look up which inode a name has, and whose it is; the reference is the caller's."""
         out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
         perms = self._identities.of(GATEWAY)
         arguments = (_raw(parent), name, out, stx, _IDENTITY, 0, perms)
         check(lib.ceph_ll_lookup(self._mount, *arguments))
-        node = CephNode(out[0], _ino(stx))
+        return CephNode(out[0], _ino(stx)), stx
+
+    def _check_ino(self, parent: Node, name: bytes, ino: Ino) -> None:
+        node, _ = self._identify(parent, name)
+        self.forget(node)
+        if node.ino != ino:
+            raise ExchangedError()
+
+    def _check_movable(self, parent: Node, name: bytes, cred: Credentials) -> None:
+        """Check what libcephfs doesn't: a directory that gets another `..` is written to."""
+        node, stx = self._identify(parent, name)
         try:
             if stat.S_ISDIR(stx.stx_mode):
                 self._check_writable(node, cred)

@@ -25,7 +25,7 @@ from typing import TypeVar, cast
 
 import trio
 
-from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
+from cephfs_ext.core.errors import ExchangedError, ExitCode, FSError, NotFoundError, UserError
 from cephfs_ext.core.limits import (
     BACKGROUND_THREADS,
     DATA_THREADS,
@@ -273,12 +273,19 @@ class PosixStorage:
         cred: Credentials,
         flags: int = 0,
         expected: Ino | None = None,
+        moved: Ino | None = None,
     ) -> None:
         """Rename; nobody else is expected to use the directory."""
         check_name(name)
         check_name(new_name)
         above, below = _node(parent).fd, _node(new_parent).fd
-        await self._as(cred, lambda: calls.rename(above, name, below, new_name, flags))
+
+        def rename() -> None:
+            if moved is not None and os.lstat(name, dir_fd=above).st_ino != moved:
+                raise ExchangedError()
+            calls.rename(above, name, below, new_name, flags)
+
+        await self._as(cred, rename)
 
     # inodes
 

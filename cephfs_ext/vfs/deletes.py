@@ -7,6 +7,7 @@ the caller's credentials, because the rename into the trash acts as the gateway.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import logging
@@ -79,6 +80,20 @@ class Verdict(NamedTuple):
     def removal(self) -> Bypass:
         """What to record of it if it is really removed."""
         return Bypass(self.bypass, self.rule if self.bypass == "policy" else "")
+
+
+class Site(NamedTuple):
+    """What a directory says about deletes in it, and where it is."""
+
+    attr: Attr
+    acl: bytes
+    is_protected: bool
+    is_strict: bool
+    """True if a delete may not be answered before it has been carried out."""
+    mark: str
+    """That about the trash."""
+    path: bytes
+    """Relative to the served root."""
 
 
 class Deletes:
@@ -179,6 +194,36 @@ class Deletes:
                 await self.in_domain(parent, name, step)
                 return
         await remove()
+
+    async def carry_out(
+        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, verdict: Verdict
+    ) -> None:
+        """Delete what has been answered and checked before: a file's last name, or a directory.
+
+        What another client has removed or replaced meanwhile is gone without us.
+
+        Raises:
+            FSError: it can't be kept, or the directory isn't empty; nothing has changed.
+        """
+        attr, above = victim.attr, self._nodes[parent].node
+
+        async def step(domain: Domain, at: Place) -> None:
+            at = dataclasses.replace(at, ino=attr.ino)
+            put = self.put.directory if attr.is_dir else self.put.file
+            await put(domain, at, victim, who)
+
+        async def remove() -> None:
+            take_away = self._storage.rmdir if attr.is_dir else self._storage.unlink
+            await take_away(above, name, who.cred)
+
+        try:
+            bypass = await self._carry_out(
+                verdict, lambda: self.in_domain(parent, name, step, verdict.term), remove
+            )
+        except (NotFoundError, ExchangedError):
+            return
+        if bypass is not None:
+            self.bypassed(parent, name, attr, who, bypass, kind_of(attr))
 
     async def _trash_file(
         self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term
@@ -373,13 +418,42 @@ class Deletes:
         Raises:
             DeniedError: EACCES for the directory's permissions, EPERM for its sticky bit.
         """
-        if cred.uid == 0:
-            return
-        attr = await self._storage.getattr(parent)
-        if not permits(attr, cred, WRITE | SEARCH, await self.acl(parent)):
-            raise DeniedError(errno.EACCES)
-        if sticky_forbids(attr, victim, cred):
-            raise DeniedError(errno.EPERM)
+        if cred.uid != 0:
+            attr = await self._storage.getattr(parent)
+            _check_rights(attr, await self.acl(parent), victim, cred)
+
+    async def survey(self, directory: NodeId) -> Site:
+        """Gather all that deletes in a directory depend on, but what they delete."""
+        node = self._nodes[directory].node
+        return Site(
+            await self._storage.getattr(node),
+            await self.acl(node),
+            await self._marks.protected(directory),
+            await self._marks.strict(directory),
+            await self._marks.trash(directory),
+            self._nodes.path(directory, self._storage.root.ino),
+        )
+
+    def check_at(self, site: Site, victim: Attr, cred: Credentials) -> None:
+        """Check the same as `check_allowed`, where the directory is known. Counts it, too."""
+        if cred.uid != 0:
+            _check_rights(site.attr, site.acl, victim, cred)
+        if site.is_protected:
+            raise _protected()
+        self._brake.check(cred.uid, victim.uid, 1)
+
+    def verdict_at(self, site: Site, name: bytes, victim: Attr) -> Verdict | None:
+        """Say that something will be kept, where the directory is known.
+
+        Returns:
+            None if it won't be, or if more has to be looked at, which `explain` does.
+        """
+        if not self.enabled or self._shadow:
+            return None
+        if not (victim.is_regular or victim.is_symlink or victim.is_dir):
+            return None
+        keep, rule, why, term = self._decide(site.path, name, victim, site.mark)
+        return Verdict("", why, rule, term) if keep else None
 
     async def acl(self, node: Node) -> bytes:
         """Read an access control list; nothing if there is none."""
@@ -392,7 +466,7 @@ class Deletes:
             DeniedError: EPERM; a directory is marked `user.cephfs_ext.protect`.
         """
         if await self._marks.protected(parent):
-            raise DeniedError(what="a directory above is protected")
+            raise _protected()
 
     async def explain(self, parent: NodeId, name: bytes, victim: Found) -> Verdict:
         """Say what would become of a victim."""
@@ -427,13 +501,16 @@ class Deletes:
     async def _decision(self, parent: NodeId, name: bytes, victim: Attr) -> Decision:
         """Ask the policy."""
         above = self._nodes.path(parent, self._storage.root.ino)
+        return self._decide(above, name, victim, await self._marks.trash(parent))
+
+    def _decide(self, above: bytes, name: bytes, victim: Attr, mark: str) -> Decision:
         thing = Candidate(
             path=below(above, name),
             mode=victim.mode,
             size_bytes=victim.size,
             mtime_ns=victim.mtime_ns,
             owner_uid=victim.uid,
-            mark=await self._marks.trash(parent),
+            mark=mark,
         )
         return decide(self._rules, thing, now_ns=time.time_ns())
 
@@ -511,3 +588,14 @@ class Deletes:
                 label = errno.errorcode.get(exc.errno, "other")
                 self._meter.count("trash_failures_total", errno=label)
             raise
+
+
+def _protected() -> DeniedError:
+    return DeniedError(what="a directory above is protected")
+
+
+def _check_rights(parent: Attr, acl: bytes, victim: Attr, cred: Credentials) -> None:
+    if not permits(parent, cred, WRITE | SEARCH, acl):
+        raise DeniedError(errno.EACCES)
+    if sticky_forbids(parent, victim, cred):
+        raise DeniedError(errno.EPERM)

@@ -35,6 +35,7 @@ from cephfs_ext.core.limits import NODES, NODES_TAKEN_BACK
 from cephfs_ext.core.permissions import without_privileges
 from cephfs_ext.core.ports import Created, Found, Handle, Listed, Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, Ino, StatFs
+from cephfs_ext.vfs.bulk import BulkDeletes
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
 from cephfs_ext.vfs.handles import DirStream, DirStreams, FileHandle, HandleTable, OpenFiles
@@ -91,7 +92,9 @@ class FileSystem:
         storage: Storage,
         nodes: NodeTable,
         files: OpenFiles,
+        listed: DirStreams,
         deletes: Deletes,
+        bulk: BulkDeletes,
         truncations: Truncations,
         marks: Marks,
         view: View,
@@ -108,6 +111,7 @@ class FileSystem:
         self._storage = storage
         self._meter = meter
         self._deletes = deletes
+        self._bulk = bulk
         self._truncations = truncations
         self._marks = marks
         self._view = view
@@ -116,7 +120,7 @@ class FileSystem:
         self.nodes = nodes
         self._files = files
         self._dirs: HandleTable[DirStream | ViewStream] = HandleTable()
-        self._listed = DirStreams()
+        self._listed = listed
         self._born_ns = time.time_ns()
         self._node_limit = min(NODES, storage.node_limit)
         self._learned_beyond = 0
@@ -126,9 +130,12 @@ class FileSystem:
     async def lookup(self, parent: NodeId, name: bytes, viewer: Viewer) -> Entry:
         """Resolve a name; counts one lookup."""
         if is_virtual(parent):
+            await self._bulk.settle()
             return Entry(*await self._view.lookup(parent, name, viewer))
         if name == TRASH_NAME:
             return self._virtual(self._directory_checked(parent))
+        if self._bulk.is_hidden(parent, name):
+            raise NotFoundError()
         found = await self._storage.lookup(self.nodes[parent].node, name)
         return self._learned(parent, name, found)
 
@@ -146,12 +153,16 @@ class FileSystem:
 
     def _learned(self, parent: NodeId, name: bytes, found: Found) -> Entry:
         node_id = self.nodes.learn(parent, name, found)
+        self._bulk.learned(parent, name, found.attr)
         self._take_back_some()
         return self._entry(node_id, found.attr)
 
     def _entry(self, node_id: NodeId, attr: Attr) -> Entry:
         generation = self.nodes.generation_of(attr.ino)
-        return Entry(node_id, self.nodes.as_users_see(attr), generation)
+        return Entry(node_id, self._as_users_see(node_id, attr), generation)
+
+    def _as_users_see(self, node_id: NodeId, attr: Attr) -> Attr:
+        return self._bulk.as_users_see(node_id, self.nodes.as_users_see(attr))
 
     def _take_back_some(self) -> None:
         """Have the kernel forget inodes when it keeps too many: each costs the storage something.
@@ -172,6 +183,7 @@ class FileSystem:
     ) -> Entry:
         """Make a directory; counts one lookup."""
         above = self._changeable(parent, name)
+        await self._bulk.before_change(parent, name)
         found = await self._storage.mkdir(above, name, mode, cred, umask=umask)
         return self._learned(parent, name, found)
 
@@ -180,18 +192,21 @@ class FileSystem:
     ) -> Entry:
         """Make a regular or special file; counts one lookup."""
         above = self._changeable(parent, name)
+        await self._bulk.before_change(parent, name)
         found = await self._storage.mknod(above, name, mode, rdev, cred, umask=umask)
         return self._learned(parent, name, found)
 
     async def symlink(self, parent: NodeId, name: bytes, target: bytes, cred: Credentials) -> Entry:
         """Make a symbolic link; counts one lookup."""
         above = self._changeable(parent, name)
+        await self._bulk.before_change(parent, name)
         found = await self._storage.symlink(above, name, target, cred)
         return self._learned(parent, name, found)
 
     async def link(self, node_id: NodeId, parent: NodeId, name: bytes, cred: Credentials) -> Entry:
         """Give an inode another name; counts one lookup."""
         above = self._changeable(parent, name)
+        await self._bulk.before_change(parent, name)
         attr = await self._storage.link(self._real(node_id), above, name, cred)
         self.nodes.count_again(node_id)
         self._touched(node_id)
@@ -200,12 +215,14 @@ class FileSystem:
     async def unlink(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove a name that is no directory; it goes into the trash."""
         self._changeable(parent, name)
-        await self._deletes.unlink(parent, name, who)
+        if not await self._bulk.unlink(parent, name, who):
+            await self._deletes.unlink(parent, name, who)
 
     async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove an empty directory; it goes into the trash."""
         self._changeable(parent, name)
-        await self._deletes.rmdir(parent, name, who)
+        if not await self._bulk.rmdir(parent, name, who):
+            await self._deletes.rmdir(parent, name, who)
 
     async def rename(
         self,
@@ -228,6 +245,7 @@ class FileSystem:
             await self._rename_out(parent, name, new_parent, new_name, flags, who, viewer)
             return
         above = self._changeable(parent, name)
+        await self._bulk.before_move(parent, name)
         await self._deletes.check_protection(parent)
         if is_virtual(new_parent) and not flags & ~RENAME_NOREPLACE:
             if is_view(new_parent) and not self._view.is_now(new_parent):
@@ -237,6 +255,7 @@ class FileSystem:
             self._forget_entry(new_parent, new_name)  # the kernel believes that it is there now
             return
         below = self._changeable(new_parent, new_name)
+        await self._bulk.before_move(new_parent, new_name)
         if flags:
             await self._storage.rename(above, name, below, new_name, who.cred, flags)
         else:
@@ -263,6 +282,7 @@ class FileSystem:
         self._changeable(new_parent, new_name)
         if flags & ~RENAME_NOREPLACE:
             raise FSError(errno.EINVAL)
+        await self._bulk.before_change(new_parent, new_name)
         await self._view.restore(parent, name, new_parent, new_name, viewer, who.cred)
 
     async def _look_again(self, parent: NodeId, name: bytes) -> None:
@@ -370,13 +390,17 @@ class FileSystem:
             return await self._view.getattr(node_id, viewer)
         if is_virtual(node_id):
             return self._virtual(directory_of(node_id)).attr
-        return self.nodes.as_users_see(await self._storage.getattr(self.nodes[node_id].node))
+        attr = self._bulk.attr_of(node_id)
+        if attr is None:
+            attr = await self._storage.getattr(self.nodes[node_id].node)
+        return self._as_users_see(node_id, attr)
 
     async def setattr(
         self, node_id: NodeId, change: AttrChange, who: Deleter, fh: FileHandle | None
     ) -> Attr:
         """Change attributes; the content of a file that is truncated to nothing is kept."""
         self._real(node_id)
+        await self._bulk.before_use(node_id)
         if change.size is not None:
             await self._deletes.check_protection(self.nodes[node_id].parent)
         file = None if fh is None else self._files[fh]
@@ -388,7 +412,7 @@ class FileSystem:
             attr = await self._setattr(node, change, cred, handle)
         finally:
             self._touched(node_id)
-        return self.nodes.as_users_see(attr)
+        return self._as_users_see(node_id, attr)
 
     async def _setattr(
         self,
@@ -473,6 +497,7 @@ class FileSystem:
         if is_view(node_id):
             handle = await self._view.open(node_id, flags, viewer, who.cred)
             return self._files.add(node_id, handle)
+        await self._bulk.before_use(node_id)
         if flags & _WRITING:
             self._real(node_id)
             await self._deletes.check_protection(self.nodes[node_id].parent)
@@ -504,6 +529,7 @@ class FileSystem:
         If another client was faster, it opens that file; with O_TRUNC, what was in it is kept.
         """
         above = self._changeable(parent, name)
+        await self._bulk.before_change(parent, name)
         created: Created = await self._storage.create(
             above, name, mode, flags & ~os.O_TRUNC, who.cred, umask=umask
         )
@@ -554,6 +580,7 @@ class FileSystem:
     async def opendir(self, node_id: NodeId, viewer: Viewer) -> FileHandle:
         """Open a directory for listing."""
         if is_virtual(node_id):
+            await self._bulk.settle()
             return self._dirs.add(await self._view.opendir(node_id, viewer))
         handle = await self._storage.opendir(self.nodes[node_id].node)
         stream = DirStream(self._storage, node_id, handle)
@@ -573,7 +600,14 @@ class FileSystem:
         The caller says of each what became of it: `listed`, `unlisted`, or `readdir_rest`. The
         real trash of a domain is among them and is not for users.
         """
-        return await self._dirs[fh].page(cookie)
+        stream = self._dirs[fh]
+        hidden = self._bulk.hidden(stream.node_id)  # of before: what is gone by now isn't listed
+        while page := await stream.page(cookie):
+            shown = self._bulk.shown(page, hidden) if hidden else page
+            if shown:
+                return shown
+            cookie = page[-1].entry.cookie
+        return ()
 
     def readdir_rest(self, fh: FileHandle, cookie: int, rest: Sequence[Listed]) -> None:
         """Take back the entries after `cookie` for which there was no room."""
@@ -598,7 +632,9 @@ class FileSystem:
 
     async def fsyncdir(self, fh: FileHandle) -> None:
         """Make the names of a directory durable."""
-        handle = self._dirs[fh].handle
+        stream = self._dirs[fh]
+        await self._bulk.synced(stream.node_id)
+        handle = stream.handle
         if handle is not None:
             await self._storage.fsyncdir(handle)
 
@@ -617,12 +653,21 @@ class FileSystem:
     def _touched(self, node_id: NodeId) -> None:
         """Note that attributes of an inode were changed."""
         with contextlib.suppress(FSError):  # the kernel knows it, so that it is there
+            self._bulk.touched(node_id)
             self._listed.changed(self.nodes[node_id].parent, names=False)
 
     # the end
 
+    async def settle(self) -> None:
+        """Wait until all that has been deleted by now is in the trash."""
+        await self._bulk.settle()
+
     async def close(self) -> None:
-        """Close what the kernel left open; errors are logged, nothing that was written is lost."""
+        """Carry out what is pending, and close what the kernel left open.
+
+        Errors are logged, nothing that was written is lost.
+        """
+        await self._bulk.drain()
         for stream in self._dirs.drain():
             await _closing(stream.close())
         for file in self._files.drain():

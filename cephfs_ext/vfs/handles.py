@@ -108,6 +108,10 @@ class OpenFiles:
     def __getitem__(self, fh: FileHandle) -> OpenFile:
         return self._table[fh]
 
+    def is_open(self, node_id: NodeId) -> bool:
+        """Tell whether an inode is open, or about to be."""
+        return node_id in self._counts or node_id in self._alone
+
     def add(self, node_id: NodeId, handle: Handle) -> FileHandle:
         """Note an open file."""
         self._counts[node_id] += 1

@@ -1,8 +1,9 @@
 """Marks that users set on directories, and that hold for everything below.
 
-Two extended attributes: `user.cephfs_ext.trash` (`on` or `off`: keep what is deleted, or don't) of
-the nearest directory that has one, and `user.cephfs_ext.protect` (`1`): nothing below can be
-deleted, replaced or overwritten.
+Three extended attributes: `user.cephfs_ext.trash` (`on` or `off`: keep what is deleted, or don't)
+of the nearest directory that has one; `user.cephfs_ext.protect` (`1`): nothing below can be
+deleted, replaced or overwritten; and `user.cephfs_ext.strict` (`1`): no delete below is answered
+before it has been carried out.
 
 What a directory says is remembered for `_FRESH_S`, so that a delete doesn't ask for each directory
 above it; a mark that is set through this gateway counts at once, one from elsewhere after that.
@@ -20,9 +21,12 @@ from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.policy import MARK
 
 PROTECT = b"user.cephfs_ext.protect"
+STRICT = b"user.cephfs_ext.strict"
 _FRESH_S = 2.0
 _KEPT = 100_000
 """Directories that are remembered; all are forgotten beyond it."""
+
+_ALL = (MARK, PROTECT, STRICT)
 
 _NONE = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT, errno.ESTALE)
 
@@ -31,6 +35,7 @@ class _Said(NamedTuple):
     until_s: float
     trash: bytes
     protect: bytes
+    strict: bytes
 
 
 class Marks:
@@ -57,30 +62,38 @@ class Marks:
                 return True
         return False
 
+    async def strict(self, directory: NodeId) -> bool:
+        """Tell whether deletes in a directory are to be carried out before they are answered."""
+        for node_id, node in self._nodes.above(directory):
+            said = await self._ask(node_id, node)
+            if said.strict == b"1":
+                return True
+        return False
+
     async def _ask(self, node_id: NodeId, node: Node) -> _Said:
         said = self._said.get(node_id)
         if said is None or said.until_s < time.monotonic():
-            trash, protect = await self._read(node)
-            said = _Said(time.monotonic() + _FRESH_S, trash, protect)
+            values = await self._read(node)
+            said = _Said(time.monotonic() + _FRESH_S, *values)
             if len(self._said) > _KEPT:
                 self._said.clear()
             self._said[node_id] = said
         return said
 
-    async def _read(self, node: Node) -> tuple[bytes, bytes]:
+    async def _read(self, node: Node) -> tuple[bytes, bytes, bytes]:
         try:
             names = await self._storage.listxattr(node)
-            values = [
+            trash, protect, strict = [
                 (await self._storage.getxattr(node, name)).strip() if name in names else b""
-                for name in (MARK, PROTECT)
+                for name in _ALL
             ]
         except FSError as exc:
             if exc.errno not in _NONE:
                 raise
-            return b"", b""
-        return values[0], values[1]
+            return b"", b"", b""
+        return trash, protect, strict
 
     def changed(self, node_id: NodeId, name: bytes) -> None:
         """Note that an extended attribute has been set or removed."""
-        if name in (MARK, PROTECT):
+        if name in _ALL:
             self._said.pop(node_id, None)

@@ -197,6 +197,10 @@ class NodeTable:
         if node_id is not None:
             self._place(node_id, self._known[node_id], new_parent, new_name)
 
+    def directory_at(self, parent: NodeId, name: bytes) -> NodeId | None:
+        """Return the directory that was seen last under a name."""
+        return self._dirs.get((parent, name))
+
     def gone(self, parent: NodeId, name: bytes) -> None:
         """Note that a directory has lost its name."""
         self._dirs.pop((parent, name), None)
@@ -233,6 +237,12 @@ class NodeTable:
         known = self._find(ino)
         if known is not None:
             known.hidden_links += 1
+
+    def show_link(self, ino: Ino) -> None:
+        """Note that a link of an inode stays with the users after all."""
+        known = self._find(ino)
+        if known is not None and known.hidden_links:
+            known.hidden_links -= 1
 
     def unhide_links(self, ino: Ino) -> NodeId | None:
         """Note that an inode has left the trash; None if the kernel doesn't know it."""

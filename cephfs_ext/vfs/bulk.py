@@ -1,0 +1,342 @@
+"""Deletes of a process that deletes in bulk: answered before they have been carried out.
+
+All that unlink(2) and rmdir(2) check is checked before the answer, by what the kernel and this
+gateway know of the name and its directory within the times of [cache-1]; and so is decided that it
+will be kept. Then the name is hidden, here, and `asyncdelete.pending` carries the delete out.
+Whatever makes, moves or shows a name comes through here first.
+
+Not answered early is what must be seen by others at once, or can't be checked so cheaply: names
+that look like locks, what is below a mark `strict`, open files, inodes with several names, and
+what isn't kept.
+
+Source: docs/semantics.md [pending-1] to [pending-6].
+
+Concurrency: between the last look at the table and `Pending.add` there is no checkpoint. Changes of
+one directory don't meet, since the kernel has a lock for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import time
+from collections.abc import Callable, Sequence
+
+from asyncdelete.bulk import Bulk
+from asyncdelete.pending import Pending
+from cephfs_ext.core.errors import FSError, NotEmptyError, NotFoundError
+from cephfs_ext.core.ports import Found, Listed, Meter, Storage
+from cephfs_ext.core.types import Attr
+from cephfs_ext.vfs.deletes import Deletes, Site, Verdict
+from cephfs_ext.vfs.handles import DirStreams, OpenFiles
+from cephfs_ext.vfs.nodes import NodeId, NodeTable
+from cephfs_ext.vfs.seen import Seen
+from trashbin.files import names_in
+from trashbin.layout import TRASH_NAME
+from trashbin.put import Deleter
+
+_SITES = 1_024
+"""Directories of which is remembered what they say; all are forgotten beyond it."""
+
+
+class BulkDeletes:
+    """Decides which deletes are answered at once, and hides them."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        nodes: NodeTable,
+        files: OpenFiles,
+        listed: DirStreams,
+        seen: Seen,
+        deletes: Deletes,
+        pending: Pending,
+        bulk: Bulk,
+        meter: Meter,
+        forget_entry: Callable[[NodeId, bytes], None],
+        *,
+        is_on: bool,
+        fresh_s: float,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            forget_entry: has the kernel look a name up again.
+            fresh_s: for how long the kernel believes attributes.
+        """
+        self._storage = storage
+        self._nodes = nodes
+        self._files = files
+        self._listed = listed
+        self._seen = seen
+        self._deletes = deletes
+        self._pending = pending
+        self._bulk = bulk
+        self._meter = meter
+        self._forget_entry = forget_entry
+        self._is_on = is_on
+        self._fresh_s = fresh_s
+        self._sites: dict[NodeId, tuple[float, Site]] = {}
+
+    # deletes
+
+    async def unlink(self, parent: NodeId, name: bytes, who: Deleter) -> bool:
+        """Answer an unlink, if it can be answered before it has been carried out.
+
+        Returns:
+            False if the caller has to carry it out.
+
+        Raises:
+            FSError: what unlink(2) has; nothing has changed.
+        """
+        if self._pending.has(parent, name):
+            raise NotFoundError()
+        if not self._is_in_bulk(name, who):
+            return False
+        attr = self._seen.get(parent, name) or await self._look(parent, name)
+        if attr.is_dir:
+            raise FSError(errno.EISDIR)
+        site = await self._site(parent)
+        verdict = self._deletes.verdict_at(site, name, attr)
+        await self._pending.room()
+        if verdict is None or site.is_strict or attr.nlink != 1 or self._is_open(attr):
+            return False
+        self._deletes.check_at(site, attr, who.cred)
+        self._hide(_Delete(self, parent, name, Found(self._nodes[parent].node, attr), who, verdict))
+        return True
+
+    async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> bool:
+        """Answer an rmdir, if it can be; what is pending in the directory goes before it.
+
+        Returns:
+            False if the caller has to carry it out; then nothing is pending in the directory.
+
+        Raises:
+            FSError: what rmdir(2) has; nothing has changed.
+        """
+        if self._pending.has(parent, name):
+            raise NotFoundError()
+        victim = self._nodes.directory_at(parent, name)
+        if victim is None:
+            return False
+        if not self._is_in_bulk(name, who):
+            await self._pending.settle_below(victim)
+            return False
+        found = await self._storage.lookup(self._nodes[parent].node, name)
+        try:
+            answered = await self._rmdir(parent, name, victim, found, who)
+        except BaseException:
+            self._storage.forget(found.node)
+            raise
+        if not answered:
+            self._storage.forget(found.node)
+            await self._pending.settle_below(victim)
+        return answered
+
+    async def _rmdir(
+        self, parent: NodeId, name: bytes, victim: NodeId, found: Found, who: Deleter
+    ) -> bool:
+        attr, site = found.attr, await self._site(parent)
+        verdict = self._deletes.verdict_at(site, name, attr)
+        if self._nodes.id_of(attr.ino) != victim or verdict is None or site.is_strict:
+            return False
+        hidden = self._pending.names(victim)
+        left = set(await names_in(self._storage, found.node)) - hidden - {TRASH_NAME}
+        await self._pending.room()
+        self._deletes.check_at(site, attr, who.cred)
+        if left:
+            raise NotEmptyError()
+        self._hide(_Delete(self, parent, name, found, who, verdict, victim))
+        self._nodes.gone(parent, name)
+        self._nodes.dead(attr.ino)
+        return True
+
+    def _is_in_bulk(self, name: bytes, who: Deleter) -> bool:
+        return self._is_on and self._bulk.count(who.pid, who.started) and not is_like_lock(name)
+
+    def _is_open(self, attr: Attr) -> bool:
+        return self._files.is_open(self._nodes.id_of(attr.ino))
+
+    async def _look(self, parent: NodeId, name: bytes) -> Attr:
+        found = await self._storage.lookup(self._nodes[parent].node, name)
+        self._storage.forget(found.node)
+        return found.attr
+
+    async def _site(self, directory: NodeId) -> Site:
+        """Return what a directory says; not older than what the kernel knows of it."""
+        until_s, known = self._sites.get(directory, (0.0, None))
+        if known is not None and time.monotonic() < until_s:
+            return known
+        until_s = time.monotonic() + self._fresh_s
+        site = await self._deletes.survey(directory)
+        if len(self._sites) >= _SITES:
+            self._sites.clear()
+        self._sites[directory] = (until_s, site)
+        return site
+
+    def _hide(self, delete: _Delete) -> None:
+        self._seen.forget(delete.directory, delete.name)
+        self._pending.add(delete)
+        self._nodes.hide_link(delete.found.attr.ino)
+        self._meter.count("pending_answered_total")
+
+    # what a delete does later
+
+    async def carry_out(self, delete: _Delete) -> None:
+        """Carry a delete out.
+
+        Raises:
+            FSError: nothing has changed.
+        """
+        self._listed.changed(delete.directory, names=True)
+        where = (delete.directory, delete.name)
+        await self._deletes.carry_out(*where, delete.found, delete.who, delete.verdict)
+
+    def undo(self, delete: _Delete) -> None:
+        """Show a name again whose delete has failed."""
+        self._nodes.show_link(delete.found.attr.ino)
+        self._forget_entry(delete.directory, delete.name)
+
+    def release(self, delete: _Delete) -> None:
+        """Give back what a delete holds."""
+        if delete.victim is not None:
+            self._storage.forget(delete.found.node)
+
+    async def drain(self) -> None:
+        """Carry out all that is pending, at the end."""
+        await self._pending.drain()
+
+    # barriers
+
+    async def before_change(self, parent: NodeId, name: bytes) -> None:
+        """Wait for the delete of a name that is about to be made, moved or replaced.
+
+        Checkpoints: only if it has to wait, as in all that follow.
+        """
+        self._seen.forget(parent, name)
+        self._sites.pop(parent, None)
+        await self._pending.settle_name(parent, name)
+
+    async def before_move(self, parent: NodeId, name: bytes) -> None:
+        """Do the same, and wait for all deletes below, if it is a directory."""
+        await self.before_change(parent, name)
+        directory = self._nodes.directory_at(parent, name)
+        if directory is not None:
+            self._sites.clear()
+            await self._pending.settle_below(directory)
+
+    async def before_use(self, node_id: NodeId) -> None:
+        """Wait for the delete of a file that somebody got hold of, to change it or to open it."""
+        known = self._nodes[node_id]
+        if known.hidden_links:
+            await self._pending.settle_name(known.parent, known.name)
+
+    async def synced(self, directory: NodeId) -> None:
+        """Wait for all deletes in a directory.
+
+        Raises:
+            FSError: one of them has failed; its name is there again.
+        """
+        error = await self._pending.settle_below(directory)
+        if error is not None:
+            raise error
+
+    async def settle(self) -> None:
+        """Wait for all that is pending at this moment."""
+        await self._pending.settle()
+
+    # what is seen
+
+    def learned(self, parent: NodeId, name: bytes, attr: Attr) -> None:
+        """Note what the kernel is told of a name."""
+        if self._is_on:
+            self._seen.learned(parent, name, attr)
+
+    def touched(self, node_id: NodeId) -> None:
+        """Note that attributes of an inode have changed."""
+        known = self._nodes[node_id]
+        self._seen.forget(known.parent, known.name)
+        if known.is_dir:
+            self._sites.clear()
+
+    def is_hidden(self, parent: NodeId, name: bytes) -> bool:
+        """Tell whether a name has been deleted."""
+        return self._pending.has(parent, name)
+
+    def hidden(self, directory: NodeId) -> frozenset[bytes]:
+        """Return the names in a directory that have been deleted."""
+        return self._pending.names(directory)
+
+    def shown(self, page: Sequence[Listed], hidden: frozenset[bytes]) -> list[Listed]:
+        """Return what of a page isn't hidden, and give the rest back."""
+        shown = []
+        for listed in page:
+            if listed.entry.name not in hidden:
+                shown.append(listed)
+            elif listed.found is not None:
+                self._storage.forget(listed.found.node)
+        return shown
+
+    def attr_of(self, directory: NodeId) -> Attr | None:
+        """Return attributes of a directory in which deletes are pending, if they are known."""
+        if self._pending.answered_ns(directory) is None:
+            return None
+        until_s, site = self._sites.get(directory, (0.0, None))
+        return site.attr if site is not None and time.monotonic() < until_s else None
+
+    def as_users_see(self, node_id: NodeId, attr: Attr) -> Attr:
+        """Return attributes of a directory as they will be when all has been carried out."""
+        answered_ns = self._pending.answered_ns(node_id)
+        if answered_ns is None:
+            return attr
+        return dataclasses.replace(
+            attr, mtime_ns=max(attr.mtime_ns, answered_ns), ctime_ns=max(attr.ctime_ns, answered_ns)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Delete:
+    """A delete that has been answered (`asyncdelete.pending.Delete`)."""
+
+    deletes: BulkDeletes
+    directory: NodeId
+    name: bytes
+    found: Found
+    """Of a directory, with a reference of its own; of a file, its attributes only."""
+    who: Deleter
+    verdict: Verdict
+    victim: NodeId | None = None
+
+    async def carry_out(self) -> None:
+        await self.deletes.carry_out(self)
+
+    def undo(self) -> None:
+        self.deletes.undo(self)
+
+    def release(self) -> None:
+        self.deletes.release(self)
+
+
+class KnownDirectories:
+    """Has the node table keep directories (`asyncdelete.pending.Pins`)."""
+
+    def __init__(self, nodes: NodeTable) -> None:
+        self._nodes = nodes
+
+    def pin(self, directory: int) -> tuple[NodeId, ...]:
+        """Count a lookup of a directory and of each above it."""
+        chain = tuple(node_id for node_id, _ in self._nodes.above(NodeId(directory)))
+        for node_id in chain:
+            self._nodes.count_again(node_id)
+        return chain
+
+    def unpin(self, chain: tuple[int, ...]) -> None:
+        """Take the lookups back."""
+        for node_id in chain:
+            self._nodes.forget(NodeId(node_id), 1)
+
+
+def is_like_lock(name: bytes) -> bool:
+    """Tell whether programs may mean something by it that a name is gone."""
+    lower = name.lower()
+    return b"lock" in lower or b"lck" in lower or lower.endswith(b".pid")
