@@ -113,12 +113,13 @@ class _Item:
 class _Inside:
     """What is pending in a directory."""
 
-    __slots__ = ("answered_ns", "behind", "chain", "items")
+    __slots__ = ("answered_ns", "behind", "chain", "directories", "items")
 
     def __init__(self, chain: tuple[Directory, ...]) -> None:
         self.chain = chain
         self.items: dict[bytes, _Item] = {}
         self.answered_ns = 0
+        self.directories = 0
         self.behind: _Item | None = None
         """The delete of the directory itself."""
 
@@ -175,6 +176,11 @@ class Pending:
         inside = self._inside.get(directory)
         return None if inside is None else inside.answered_ns
 
+    def directories(self, directory: Directory) -> int:
+        """Return how many of the names that are hidden in a directory are directories'."""
+        inside = self._inside.get(directory)
+        return 0 if inside is None else inside.directories
+
     async def room(self) -> None:
         """Wait until there is room for one more. Checkpoints: only if it has to wait."""
         if self._count < self._limit:
@@ -196,6 +202,7 @@ class Pending:
         item = _Item(delete, trio.current_time())
         inside.items[delete.name] = item
         inside.answered_ns = time.time_ns()
+        inside.directories += delete.victim is not None
         self._count += 1
         self._last_s = item.added_s
         below = None if delete.victim is None else self._inside.get(delete.victim)
@@ -330,6 +337,7 @@ class Pending:
         delete = item.delete
         inside = self._inside[delete.directory]
         del inside.items[delete.name]
+        inside.directories -= delete.victim is not None
         self._count -= 1
         if item.error is not None:
             delete.undo()

@@ -200,6 +200,7 @@ class BulkDeletes:
     def release(self, delete: _Delete) -> None:
         """Give back what a delete holds."""
         if delete.victim is not None:
+            self._sites.pop(delete.directory, None)  # it has a link less
             self._storage.forget(delete.found.node)
 
     async def drain(self) -> None:
@@ -227,9 +228,9 @@ class BulkDeletes:
 
     async def before_use(self, node_id: NodeId) -> None:
         """Wait for the delete of a file that somebody got hold of, to change it or to open it."""
-        known = self._nodes[node_id]
-        if known.hidden_links:
-            await self._pending.settle_name(known.parent, known.name)
+        where = self._nodes.hidden_at(node_id)
+        if where is not None:
+            await self._pending.settle_name(*where)
 
     async def synced(self, directory: NodeId) -> None:
         """Wait for all deletes in a directory.
@@ -285,13 +286,18 @@ class BulkDeletes:
         return site.attr if site is not None and time.monotonic() < until_s else None
 
     def as_users_see(self, node_id: NodeId, attr: Attr) -> Attr:
-        """Return attributes of a directory as they will be when all has been carried out."""
-        answered_ns = self._pending.answered_ns(node_id)
-        if answered_ns is None:
+        """Return attributes as if all that is pending had been carried out."""
+        if not len(self._pending):
             return attr
-        return dataclasses.replace(
-            attr, mtime_ns=max(attr.mtime_ns, answered_ns), ctime_ns=max(attr.ctime_ns, answered_ns)
-        )
+        where = self._nodes.hidden_at(node_id)
+        if where is not None and self._pending.has(*where):
+            attr = _changed(attr, self._pending.answered_ns(where[0]) or 0)
+        inside_ns = self._pending.answered_ns(node_id)
+        if inside_ns is None:
+            return attr
+        nlink = max(0, attr.nlink - self._pending.directories(node_id))
+        mtime_ns = max(attr.mtime_ns, inside_ns)
+        return dataclasses.replace(_changed(attr, inside_ns), mtime_ns=mtime_ns, nlink=nlink)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -334,6 +340,10 @@ class KnownDirectories:
         """Take the lookups back."""
         for node_id in chain:
             self._nodes.forget(NodeId(node_id), 1)
+
+
+def _changed(attr: Attr, at_ns: int) -> Attr:
+    return dataclasses.replace(attr, ctime_ns=max(attr.ctime_ns, at_ns))
 
 
 def is_like_lock(name: bytes) -> bool:

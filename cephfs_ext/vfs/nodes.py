@@ -238,6 +238,11 @@ class NodeTable:
         if known is not None:
             known.hidden_links += 1
 
+    def hidden_at(self, node_id: NodeId) -> tuple[NodeId, bytes] | None:
+        """Return where an inode was seen last of which the trash has a link."""
+        known = self._known.get(node_id)
+        return (known.parent, known.name) if known is not None and known.hidden_links else None
+
     def show_link(self, ino: Ino) -> None:
         """Note that a link of an inode stays with the users after all."""
         known = self._find(ino)
