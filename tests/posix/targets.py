@@ -44,9 +44,9 @@ def _below(directory: Path | None, _: pytest.FixtureRequest) -> AbstractContextM
 
 
 @contextlib.contextmanager
-def _posix_mount(_: pytest.FixtureRequest) -> Iterator[Path]:
+def _posix_mount(*options: str) -> Iterator[Path]:
     with fresh_directory() as base:
-        yield from _mounted(posix_gateway(base))
+        yield from _mounted(posix_gateway(base, *options))
 
 
 @contextlib.contextmanager
@@ -74,7 +74,8 @@ def _ceph_fuse(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 TARGETS: dict[str, Mount] = {
     "local": partial(_below, None),
-    "posix-mount": _posix_mount,
+    "posix-mount": lambda _: _posix_mount(),
+    "posix-mount-eager": lambda _: _posix_mount("asyncdelete.pending_after=1"),
     "ceph-mount": _ceph_mount,
     "ceph-fuse": _ceph_fuse,
 }

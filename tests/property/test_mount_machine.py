@@ -484,6 +484,7 @@ class Machine(RuleBasedStateMachine):
     def crash(self) -> None:
         note("crash()")
         self.may_crash = False
+        self.compare_trash()  # what is pending by now is carried out
         self.close_all()
         self.subject.crash()
         self.model.crash(loses_unsynced=not self.subject.is_posix)
@@ -545,15 +546,18 @@ def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:
         return name_of(exc.errno or 0), None
 
 
-@pytest.fixture(params=["posix", "ceph"])
+@pytest.fixture(params=["posix", "posix-eager", "ceph", "ceph-eager"])
 def subject(request: pytest.FixtureRequest, base: FilePath) -> Iterator[Subject]:
+    """Return a mount; on an eager one each delete is answered before it has been carried out."""
+    storage, _, eager = request.param.partition("-")
+    options = (*OPTIONS, f"asyncdelete.pending_after={1 if eager else 10**9}")
     cluster: CephCluster | None = None
-    if request.param == "ceph":
+    if storage == "ceph":
         cluster = request.getfixturevalue("cluster")
         assert cluster is not None
-        gateway = ceph_gateway(cluster, base, *OPTIONS)
+        gateway = ceph_gateway(cluster, base, *options)
     else:
-        gateway = posix_gateway(base, *OPTIONS)
+        gateway = posix_gateway(base, *options)
     umask = os.umask(0)
     backs = Back.of(gateway.source, cluster)
     with gateway.mounted(), backs as back:
