@@ -138,6 +138,7 @@ class AsyncdeleteConfig:
     pending_after: int = _between(32, 1, _MOST)
     pending_max: int = _between(20_000, 1, 1_000_000)
     pending_in_flight: int = _between(8, 1, 64)
+    recognise_rm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

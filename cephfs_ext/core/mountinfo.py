@@ -34,9 +34,9 @@ class Mount(NamedTuple):
         return self.kind == GATEWAY_TYPE
 
 
-def mounts() -> list[Mount]:
-    """Return all mounts; of two at one place the later one is on top."""
-    with open(_MOUNTINFO, "rb") as mountinfo:
+def mounts(process: int | None = None) -> list[Mount]:
+    """Return all mounts that a process sees; of two at one place the later one is on top."""
+    with open(_MOUNTINFO if process is None else f"/proc/{process}/mountinfo", "rb") as mountinfo:
         return [_parse(line) for line in mountinfo]
 
 

@@ -19,6 +19,7 @@ from asyncdelete.pending import Pending
 from cephfs_ext.control.server import ControlServer
 from cephfs_ext.control.service import Status
 from cephfs_ext.control.state import State
+from cephfs_ext.core import mountinfo
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.config import Config, PolicyRule, Source
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, UserError
@@ -40,6 +41,7 @@ from cephfs_ext.vfs.discards import Discards
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from cephfs_ext.vfs.handles import DirStreams, OpenFiles
+from cephfs_ext.vfs.intents import Intents
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.requests import Requests
@@ -325,7 +327,7 @@ def build(
         limit=config.asyncdelete.pending_max,
         in_flight=config.asyncdelete.pending_in_flight,
     )
-    listed = DirStreams()
+    listed, callers, place = DirStreams(), Callers(), mountinfo.mountpoint_of(mountpoint)
     bulk = _bulk(config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry)
     filesystem = FileSystem(
         users,
@@ -334,6 +336,17 @@ def build(
         listed,
         deletes,
         bulk,
+        Intents(
+            users,
+            nodes,
+            deletes,
+            bulk,
+            meter,
+            callers.rm,
+            lambda: _device_at(place),
+            invalidations.entry,
+            is_on=config.asyncdelete.recognise_rm and not config.mount.read_only,
+        ),
         truncations,
         marks,
         view,
@@ -367,7 +380,7 @@ def build(
     )
     operations = Operations(
         filesystem,
-        Callers(),
+        callers,
         requests,
         meter,
         entry_timeout_s=config.mount.entry_timeout_s,
@@ -394,6 +407,11 @@ def build(
         domains[1],
         meter,
     )
+
+
+def _device_at(place: str) -> int | None:
+    mount = mountinfo.mount_at(place)
+    return None if mount is None else mount.device
 
 
 def _bulk(

@@ -19,15 +19,20 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
+from asyncdelete.intent import Rm
+from cephfs_ext.core.mountinfo import mounts
 from cephfs_ext.core.types import Credentials
 from cephfs_ext.fuse.cgroups import Workload, workload_of
 from cephfs_ext.vfs.nodes import NodeId, is_virtual
 from trashbin.hours import Viewer
 from trashbin.put import Deleter
+
+T = TypeVar("T")
 
 _NAMESPACES = ("user", "pid", "mnt")
 _KEPT_S = 1.0
@@ -35,6 +40,8 @@ _KEPT_S = 1.0
 
 _KEPT = 1024
 _COMMAND_BYTES = 256
+_ARGUMENTS_BYTES = 65_536
+"""An rm with more than that is not recognised."""
 _PATIENCE_S = 0.25
 """How long a command is waited for."""
 
@@ -154,8 +161,26 @@ def _started(pid: int) -> int:
     return int(fields[_STARTED]) if len(fields) > _STARTED else 0
 
 
+def _read_rm(pid: int) -> Rm | None:
+    """Read what a process deletes, if it is rm and sees the mounts that we see. Blocks."""
+    try:
+        here = f"/proc/{pid}"
+        if os.path.basename(os.readlink(f"{here}/exe")) != "rm":
+            return None
+        if os.readlink(f"{here}/ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+            return None
+        if os.readlink(f"{here}/root") != os.readlink("/proc/self/root"):
+            return None
+        raw = _read(pid, "cmdline", _ARGUMENTS_BYTES)
+        if len(raw) == _ARGUMENTS_BYTES or not raw.endswith(b"\0"):
+            return None
+        return Rm(tuple(raw[:-1].split(b"\0")[1:]), os.readlink(f"{here}/cwd"), mounts(pid))
+    except OSError:
+        return None
+
+
 class _Readers:
-    """Threads that read commands of one user."""
+    """Threads that read what may block of processes of one user."""
 
     def __init__(self) -> None:
         self._threads = trio.CapacityLimiter(_READERS_OF_ONE)
@@ -172,20 +197,20 @@ class _Readers:
         """True if nothing is being read."""
         return not self._waiting and not self._threads.borrowed_tokens
 
-    async def read(self, thread: int) -> str:
-        """Read a command; nothing if that takes too long, or all threads hang."""
+    async def read(self, read: Callable[[int], T | None], thread: int) -> T | None:
+        """Read something; None if that takes too long, or all threads hang."""
         if self.hanging >= _READERS_OF_ONE:
-            return ""
-        command = ""
+            return None
+        answer = None
         self._waiting += 1
         try:
             with trio.move_on_after(_PATIENCE_S):
-                command = await trio.to_thread.run_sync(
-                    _read_command, thread, limiter=self._threads, abandon_on_cancel=True
+                answer = await trio.to_thread.run_sync(
+                    read, thread, limiter=self._threads, abandon_on_cancel=True
                 )
         finally:
             self._waiting -= 1
-        return command
+        return answer
 
 
 class Callers:
@@ -221,13 +246,31 @@ class Callers:
             self._processes[thread] = (time.monotonic() + _KEPT_S, process)
         return process
 
+    async def rm(self, pid: int) -> Rm | None:
+        """Read what a process deletes; None if it is no rm, or if that takes too long."""
+        try:
+            uid = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            return None
+        return await self._patiently(_read_rm, pid, uid)
+
     async def _command(self, thread: int, uid: int) -> str:
         """Read a command; nothing if that takes too long."""
+        return await self._patiently(_read_command, thread, uid) or ""
+
+    async def _patiently(
+        self, read: Callable[[int], T | None], thread: int, uid: int
+    ) -> T | None:
+        """Read something that may block for ever; None if it takes too long.
+
+        Args:
+            uid: whose process it is: who lets reads hang keeps only their own from being read.
+        """
         if sum(readers.hanging for readers in self._readers.values()) >= _READERS:
-            return ""
+            return None
         readers = self._readers.setdefault(uid, _Readers())
         try:
-            return await readers.read(thread)
+            return await readers.read(read, thread)
         finally:
             if readers.are_idle:
                 self._readers.pop(uid, None)

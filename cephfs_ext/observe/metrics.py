@@ -198,6 +198,7 @@ TABLE = (
         "pending_limit_reached_total",
         "Deletes that had to wait because too many were pending.",
     ),
+    Metric("counter", "intents_total", "Trees of an `rm -rf` that went by one rename."),
     Metric("gauge", "jobs", "Jobs that are not over."),
     Metric(
         "counter",

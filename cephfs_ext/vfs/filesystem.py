@@ -39,6 +39,7 @@ from cephfs_ext.vfs.bulk import BulkDeletes
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
 from cephfs_ext.vfs.handles import DirStream, DirStreams, FileHandle, HandleTable, OpenFiles
+from cephfs_ext.vfs.intents import Intents
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import (
     NodeId,
@@ -95,6 +96,7 @@ class FileSystem:
         listed: DirStreams,
         deletes: Deletes,
         bulk: BulkDeletes,
+        intents: Intents,
         truncations: Truncations,
         marks: Marks,
         view: View,
@@ -112,6 +114,7 @@ class FileSystem:
         self._meter = meter
         self._deletes = deletes
         self._bulk = bulk
+        self._intents = intents
         self._truncations = truncations
         self._marks = marks
         self._view = view
@@ -214,12 +217,16 @@ class FileSystem:
 
     async def unlink(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove a name that is no directory; it goes into the trash."""
+        if await self._intents.take(parent, who):
+            return
         self._changeable(parent, name)
         if not await self._bulk.unlink(parent, name, who):
             await self._deletes.unlink(parent, name, who)
 
     async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> None:
         """Remove an empty directory; it goes into the trash."""
+        if await self._intents.take(parent, who):
+            return
         self._changeable(parent, name)
         if not await self._bulk.rmdir(parent, name, who):
             await self._deletes.rmdir(parent, name, who)
@@ -582,7 +589,9 @@ class FileSystem:
         if is_virtual(node_id):
             await self._bulk.settle()
             return self._dirs.add(await self._view.opendir(node_id, viewer))
-        handle = await self._storage.opendir(self.nodes[node_id].node)
+        handle = None
+        if not self._intents.is_emptied(node_id):
+            handle = await self._storage.opendir(self.nodes[node_id].node)
         stream = DirStream(self._storage, node_id, handle)
         self._listed.add(stream)
         return self._dirs.add(stream)
