@@ -107,6 +107,10 @@ class Audit:
         self._clock = clock
         self._wanted = wanted
 
+    def begin(self, who: Deleter) -> None:
+        """Note that somebody deletes something, which is recorded later."""
+        self._events.of(who.cred.uid, who.pid, who.started)
+
     def kept(
         self,
         domain_root: Ino,

@@ -64,6 +64,8 @@ class Place:
     known."""
     ino: Ino | None = None
     """Which inode has the name; None for whatever has it when it goes."""
+    deleted_ns: int | None = None
+    """When it was deleted, by `Put.stamp`; None if it is at this moment."""
 
 
 _Step = Callable[[Node, bytes], Awaitable[None]]
@@ -88,6 +90,11 @@ class Put:
         self._meter = meter
         self._instance = instance
         self._clock = clock
+
+    def stamp(self, who: Deleter) -> int:
+        """Return the time of a delete that is carried out later; no other has the same."""
+        self._audit.begin(who)  # no entry is older than its event
+        return self._clock()
 
     async def file(self, domain: Domain, at: Place, victim: Found, who: Deleter) -> EntryName:
         """Move a file or symlink with one name into the trash.
@@ -255,7 +262,8 @@ class Put:
         return False
 
     def _entry(self, at: Place, who: Deleter) -> EntryName:
-        return EntryName(self._clock(), self._instance, who.cred.uid, at.parent.ino, at.name)
+        deleted_ns = self._clock() if at.deleted_ns is None else at.deleted_ns
+        return EntryName(deleted_ns, self._instance, who.cred.uid, at.parent.ino, at.name)
 
     async def _move(self, domain: Domain, at: Place, who: Deleter) -> EntryName:
         """Rename a name into the trash; whatever it names by now, unless `at` says what."""

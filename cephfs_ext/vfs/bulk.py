@@ -102,7 +102,9 @@ class BulkDeletes:
         if verdict is None or site.is_strict or attr.nlink != 1 or self._is_open(attr):
             return False
         self._deletes.check_at(site, attr, who.cred)
-        self._hide(_Delete(self, parent, name, Found(self._nodes[parent].node, attr), who, verdict))
+        found = Found(self._nodes[parent].node, attr)
+        stamp = self._deletes.put.stamp(who)
+        self._hide(_Delete(self, parent, name, found, who, verdict, stamp))
         return True
 
     async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> bool:
@@ -146,7 +148,8 @@ class BulkDeletes:
         self._deletes.check_at(site, attr, who.cred)
         if left:
             raise NotEmptyError()
-        self._hide(_Delete(self, parent, name, found, who, verdict, victim))
+        stamp = self._deletes.put.stamp(who)
+        self._hide(_Delete(self, parent, name, found, who, verdict, stamp, victim))
         self._nodes.gone(parent, name)
         self._nodes.dead(attr.ino)
         return True
@@ -189,8 +192,14 @@ class BulkDeletes:
             FSError: nothing has changed.
         """
         self._listed.changed(delete.directory, names=True)
-        where = (delete.directory, delete.name)
-        await self._deletes.carry_out(*where, delete.found, delete.who, delete.verdict)
+        await self._deletes.carry_out(
+            delete.directory,
+            delete.name,
+            delete.found,
+            delete.who,
+            delete.verdict,
+            delete.deleted_ns,
+        )
 
     def undo(self, delete: _Delete) -> None:
         """Show a name again whose delete has failed."""
@@ -311,6 +320,8 @@ class _Delete:
     """Of a directory, with a reference of its own; of a file, its attributes only."""
     who: Deleter
     verdict: Verdict
+    deleted_ns: int
+    """When it was answered; later than any delete before it."""
     victim: NodeId | None = None
 
     async def carry_out(self) -> None:

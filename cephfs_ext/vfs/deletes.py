@@ -196,11 +196,20 @@ class Deletes:
         await remove()
 
     async def carry_out(
-        self, parent: NodeId, name: bytes, victim: Found, who: Deleter, verdict: Verdict
+        self,
+        parent: NodeId,
+        name: bytes,
+        victim: Found,
+        who: Deleter,
+        verdict: Verdict,
+        deleted_ns: int,
     ) -> None:
         """Delete what has been answered and checked before: a file's last name, or a directory.
 
         What another client has removed or replaced meanwhile is gone without us.
+
+        Args:
+            deleted_ns: when it was answered, by `Put.stamp`.
 
         Raises:
             FSError: it can't be kept, or the directory isn't empty; nothing has changed.
@@ -208,7 +217,7 @@ class Deletes:
         attr, above = victim.attr, self._nodes[parent].node
 
         async def step(domain: Domain, at: Place) -> None:
-            at = dataclasses.replace(at, ino=attr.ino)
+            at = dataclasses.replace(at, ino=attr.ino, deleted_ns=deleted_ns)
             put = self.put.directory if attr.is_dir else self.put.file
             await put(domain, at, victim, who)
 
