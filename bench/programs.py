@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tarfile
@@ -12,6 +13,8 @@ from bench.workload import Cache, Place, workload
 
 _DIRECTORIES = (100, 5)
 _FILES_PER_DIRECTORY = 20
+_MANY = (10_000, 200)
+_PER_DIRECTORY = 1_000
 _REPOSITORY_DIRECTORIES = (150, 5)
 _MODULES = (200, 20)
 _BYTES = 1_500
@@ -68,6 +71,27 @@ def _tree(place: Place) -> None:
 def rm_rf(place: Place) -> int:
     subprocess.run(["rm", "-rf", place.path / "tree"], check=True)
     return place.scaled(*_DIRECTORIES) * _FILES_PER_DIRECTORY
+
+
+def _many(place: Place) -> None:
+    for number in range(place.scaled(*_MANY)):
+        directory = place.path / "tree" / f"dir{number // _PER_DIRECTORY}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"file{number}").touch()
+
+
+@workload("rm -rf of 10,000 files, until it returns", unit="file", setup=_many)
+def rm_rf_many(place: Place) -> int:
+    subprocess.run(["rm", "-rf", place.path / "tree"], check=True)
+    return place.scaled(*_MANY)
+
+
+@workload("the same, until all of them are in the trash", unit="file", setup=_many)
+def rm_rf_many_done(place: Place) -> int:
+    rm_rf_many(place)
+    with contextlib.suppress(FileNotFoundError):  # others have none
+        os.listdir(place.path / ".trashbin")  # it waits for what is pending
+    return place.scaled(*_MANY)
 
 
 def _git(place: Place, *words: str) -> str:

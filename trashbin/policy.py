@@ -91,6 +91,8 @@ def _reasons(rule: PolicyRule, thing: Candidate, now_ns: int) -> list[str] | Non
     """Return why a rule applies; None if it doesn't."""
     reasons = []
     if rule.match:
+        if not _any_of(rule.match).search(thing.path):
+            return None
         pattern = next((text for text in rule.match if matches(text, thing.path)), None)
         if pattern is None:
             return None
@@ -128,6 +130,17 @@ def matches(pattern: str, path: bytes) -> bool:
     if "/" not in pattern:
         return any(expression.fullmatch(part) for part in path.split(b"/"))
     return expression.match(path) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Compile what is found wherever one of several patterns matches, and hardly elsewhere."""
+    each = [
+        (b"\\A(?:%s)" if "/" in pattern else b"(?:\\A|(?<=/))(?:%s)(?=/|\\Z)")
+        % _compiled(pattern).pattern
+        for pattern in patterns
+    ]
+    return re.compile(b"|".join(each))
 
 
 @functools.lru_cache(maxsize=4096)

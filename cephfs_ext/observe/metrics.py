@@ -277,6 +277,8 @@ class PrometheusMeter:
     def __init__(self, version: str) -> None:
         self.registry = CollectorRegistry()
         self._allowed: dict[str, dict[str, frozenset[str]]] = {}
+        self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
+        """By name and labels of the table, since Prometheus takes longer to find them."""
         self._metrics = {row.name: self._make(row) for row in TABLE}
         self._allowed["build_info"]["version"] = frozenset({version})
         self.set("build_info", 1, version=version)
@@ -300,11 +302,18 @@ class PrometheusMeter:
         metric = self._metrics[name]
         if not labels:
             return metric
-        allowed = self._allowed[name]
-        closed = {
-            label: value if value in allowed[label] else "other" for label, value in labels.items()
-        }
-        return metric.labels(**closed)
+        key = (name, *labels.items())
+        child = self._children.get(key)
+        if child is None:
+            allowed = self._allowed[name]
+            closed = {
+                label: value if value in allowed[label] else "other"
+                for label, value in labels.items()
+            }
+            child = metric.labels(**closed)
+            if closed == labels:
+                self._children[key] = child
+        return child
 
     def count(self, metric: str, n: int = 1, /, **labels: str) -> None:
         """Add to a counter."""

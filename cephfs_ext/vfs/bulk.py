@@ -300,13 +300,17 @@ class BulkDeletes:
             return attr
         where = self._nodes.hidden_at(node_id)
         if where is not None and self._pending.has(*where):
-            attr = _changed(attr, self._pending.answered_ns(where[0]) or 0)
+            answered_ns = self._pending.answered_ns(where[0]) or 0
+            attr = dataclasses.replace(attr, ctime_ns=max(attr.ctime_ns, answered_ns))
         inside_ns = self._pending.answered_ns(node_id)
         if inside_ns is None:
             return attr
-        nlink = max(0, attr.nlink - self._pending.directories(node_id))
-        mtime_ns = max(attr.mtime_ns, inside_ns)
-        return dataclasses.replace(_changed(attr, inside_ns), mtime_ns=mtime_ns, nlink=nlink)
+        return dataclasses.replace(
+            attr,
+            nlink=max(0, attr.nlink - self._pending.directories(node_id)),
+            mtime_ns=max(attr.mtime_ns, inside_ns),
+            ctime_ns=max(attr.ctime_ns, inside_ns),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -351,10 +355,6 @@ class KnownDirectories:
         """Take the lookups back."""
         for node_id in chain:
             self._nodes.forget(NodeId(node_id), 1)
-
-
-def _changed(attr: Attr, at_ns: int) -> Attr:
-    return dataclasses.replace(attr, ctime_ns=max(attr.ctime_ns, at_ns))
 
 
 def is_like_lock(name: bytes) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cephfs_ext.core.config import PolicyRule, load_config
 from cephfs_ext.core.errors import ExitCode, UserError
@@ -152,3 +154,15 @@ def test_wrong_rule_is_named(tmp_path, text: str, says: str) -> None:
         _load(tmp_path, text)
     assert says in str(caught.value)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+_pieces = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]", ".", "/", "\n"])
+
+
+@given(st.lists(st.lists(_pieces, min_size=1, max_size=5).map("".join), min_size=1, max_size=4),
+       st.text("ab/.\n", max_size=8))  # fmt: skip
+def test_looking_for_several_patterns_at_once_misses_none(patterns: list[str], path: str) -> None:
+    rule = PolicyRule("any", keep=False, match=tuple(patterns))
+    thing = Candidate(path.encode(), stat.S_IFREG, 0, 0, 0, "")
+    fits = any(matches(pattern, thing.path) for pattern in patterns)
+    assert decide([rule], thing, now_ns=0).keep != fits
