@@ -35,6 +35,9 @@ from trashbin.files import names_in
 from trashbin.layout import TRASH_NAME
 from trashbin.put import Deleter
 
+_CAREFUL_S = 10.0
+"""How long after a failure no delete is answered early: the next ones may fail as well."""
+
 _SITES = 1_024
 """Directories of which is remembered what they say; all are forgotten beyond it."""
 
@@ -76,6 +79,7 @@ class BulkDeletes:
         self._forget_entry = forget_entry
         self._is_on = is_on
         self._fresh_s = fresh_s
+        self._careful_until_s = float("-inf")
         self._sites: dict[NodeId, tuple[float, Site]] = {}
 
     # deletes
@@ -155,7 +159,9 @@ class BulkDeletes:
         return True
 
     def _is_in_bulk(self, name: bytes, who: Deleter) -> bool:
-        return self._is_on and self._bulk.count(who.pid, who.started) and not is_like_lock(name)
+        if not self._is_on or time.monotonic() < self._careful_until_s:
+            return False
+        return self._bulk.count(who.pid, who.started) and not is_like_lock(name)
 
     def _is_open(self, attr: Attr) -> bool:
         return self._files.is_open(self._nodes.id_of(attr.ino))
@@ -202,7 +208,8 @@ class BulkDeletes:
         )
 
     def undo(self, delete: _Delete) -> None:
-        """Show a name again whose delete has failed."""
+        """Show a name again whose delete has failed; who deletes next is told at once."""
+        self._careful_until_s = time.monotonic() + _CAREFUL_S
         self._nodes.show_link(delete.found.attr.ino)
         self._forget_entry(delete.directory, delete.name)
 

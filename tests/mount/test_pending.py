@@ -349,25 +349,60 @@ def _chmod(path: str) -> None:
     os.chmod(path, 0o600)
 
 
+@contextlib.contextmanager
+def _two_gateways(
+    storage: str, base: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Gateway, Gateway]]:
+    cluster = request.getfixturevalue("cluster") if storage == "ceph" else None
+    gateway = ceph_gateway(cluster, base) if cluster else posix_gateway(base)
+    conf = cluster.conf if cluster else None
+    other = Gateway(gateway.source, base / "other", base / "run", conf=conf)
+    with gateway.mounted("-o", _AFTER), other.mounted():
+        yield gateway, other
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_directory_in_which_another_gateway_makes_something_is_there_again(
+    storage: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """[pending-5], [pending-7]: it is counted and logged, and the next deletes aren't early."""
+    with _two_gateways(storage, tmp_path, request) as (gateway, other):
+        made = next(filter(None, (_make_in_pending(gateway, other, n) for n in range(20))))
+        assert (gateway.path / made).read_text() == "theirs"
+        assert gateway.metric('pending_failures_total{errno="ENOTEMPTY"}') == 1
+        assert "is there again: its delete has failed" in gateway.log
+        before = _answered(gateway)
+        (gateway.path / made).unlink()
+        (gateway.path / made).parent.rmdir()
+        assert _answered(gateway) == before
+
+
+def _make_in_pending(gateway: Gateway, other: Gateway, number: int) -> str:
+    """Make something in a directory that was deleted and isn't gone; nothing if it has gone."""
+    name = f"e{number}"
+    (gateway.path / name).mkdir()
+    (other.path / name).stat()
+    made = ""
+    with _in_flight(gateway, []):
+        (gateway.path / name).rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            (other.path / name / "made").write_text("theirs")
+            made = f"{name}/made"
+    _wait_for_all(gateway)
+    shutil.rmtree(gateway.path / "busy")
+    return made
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_another_gateway_sees_names_go_and_keeps_what_it_makes(
     storage: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """[pending-7]: what it has put in the place of a pending name stays; so does its directory."""
-    is_ceph = storage == "ceph"
-    cluster = request.getfixturevalue("cluster") if is_ceph else None
-    gateway = ceph_gateway(cluster, tmp_path) if cluster else posix_gateway(tmp_path)
-    conf = cluster.conf if cluster else None
-    other = Gateway(gateway.source, tmp_path / "other", tmp_path / "run", conf=conf)
-    with gateway.mounted("-o", _AFTER), other.mounted():
+    """[pending-7]: what it has put in the place of a pending name stays."""
+    with _two_gateways(storage, tmp_path, request) as (gateway, other):
         paths = _fill(gateway.path / "d", 30)
-        (gateway.path / "e").mkdir()
         for path in paths:
             assert (other.path / "d" / path.name).exists()
         with _in_flight(gateway, paths):
-            (gateway.path / "e").rmdir()
-            with contextlib.suppress(FileNotFoundError):  # it may have gone already
-                (other.path / "e/made").write_text("theirs")
             for path in paths:
                 new = other.path / f"new{path.name}"
                 new.write_text("theirs")
