@@ -258,9 +258,7 @@ class Callers:
         """Read a command; nothing if that takes too long."""
         return await self._patiently(_read_command, thread, uid) or ""
 
-    async def _patiently(
-        self, read: Callable[[int], T | None], thread: int, uid: int
-    ) -> T | None:
+    async def _patiently(self, read: Callable[[int], T | None], thread: int, uid: int) -> T | None:
         """Read something that may block for ever; None if it takes too long.
 
         Args:

@@ -227,7 +227,7 @@ class Deletes:
 
         try:
             bypass = await self._carry_out(
-                verdict, lambda: self.in_domain(parent, name, step, verdict.term), remove
+                victim, verdict, lambda: self.in_domain(parent, name, step, verdict.term), remove
             )
         except (NotFoundError, ExchangedError):
             return
