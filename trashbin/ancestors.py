@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import errno
 import json
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from cephfs_ext.core.ports import Meter, Node, Storage
 from cephfs_ext.core.types import Ino
 from trashbin import layout
 from trashbin.domain import Domain
+from trashbin.files import read_acl
 from trashbin.journal import (
     UNREADABLE,
     Journal,
@@ -104,14 +104,8 @@ def parse_ancestor(line: bytes) -> Ancestor | None:
 
 async def acls_of(storage: Storage, node: Node) -> dict[bytes, bytes]:
     """Read the access control lists of a directory, by the names of their attributes."""
-    acls = {}
-    for key in (ACL_XATTR, DEFAULT_ACL_XATTR):
-        try:
-            acls[key] = await storage.getxattr(node, key)
-        except FSError as exc:
-            if exc.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-                raise
-    return acls
+    lists = {key: await read_acl(storage, node, key) for key in (ACL_XATTR, DEFAULT_ACL_XATTR)}
+    return {key: acl for key, acl in lists.items() if acl}
 
 
 class _Seen(NamedTuple):

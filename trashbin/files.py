@@ -282,10 +282,10 @@ async def is_empty(storage: Storage, node: Node, *, but: bytes = b"") -> bool:
     return True
 
 
-async def read_acl(storage: Storage, node: Node) -> bytes:
-    """Read an access control list; nothing if there is none."""
+async def read_acl(storage: Storage, node: Node, name: bytes = ACL_XATTR) -> bytes:
+    """Read an access control list, by the name of its attribute; nothing if there is none."""
     try:
-        return await storage.getxattr(node, ACL_XATTR)
+        return await storage.getxattr(node, name)
     except FSError as exc:
         if exc.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise

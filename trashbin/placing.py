@@ -14,12 +14,12 @@ from typing import NamedTuple
 import trio
 
 from cephfs_ext.core.errors import DeniedError, ExistsError, FSError, NotFoundError
-from cephfs_ext.core.permissions import ACL_XATTR, SEARCH, WRITE, permits, sticky_forbids
+from cephfs_ext.core.permissions import SEARCH, WRITE, permits, sticky_forbids
 from cephfs_ext.core.ports import Found, Node, Storage
 from cephfs_ext.core.types import GATEWAY, AttrChange, Credentials, Ino
 from trashbin.ancestors import Ancestor, Ancestors, acls_of
 from trashbin.domain import Domain
-from trashbin.files import make_dir
+from trashbin.files import make_dir, read_acl
 from trashbin.journal import Record
 from trashbin.layout import TRASH_NAME
 from trashbin.names import free_name
@@ -167,7 +167,7 @@ class Placing:
         if self._caller.everything:
             return
         attr = await self._storage.getattr(node)
-        acl = (await acls_of(self._storage, node)).get(ACL_XATTR, b"")
+        acl = await read_acl(self._storage, node)
         if not permits(attr, self._caller.cred, want, acl):
             raise DeniedError(
                 errno.EACCES, "you may not write where it was; name a directory with --to"
