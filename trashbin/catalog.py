@@ -12,15 +12,13 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cephfs_ext.core.errors import ExistsError, NotFoundError
+from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Found, Node, Storage
 from cephfs_ext.core.types import Attr, Credentials, Ino
 from trashbin import layout, tombs
 from trashbin.domain import Domain, directory_at, lying_in
-from trashbin.files import directory_in, listing, names_in
+from trashbin.files import listing, names_in
 from trashbin.layout import EntryName
-from trashbin.settle import settling
-from trashbin.tasks import for_each
 from trashbin.tombs import Tomb
 
 _AT_ONCE = 8
@@ -87,12 +85,8 @@ class Scan(NamedTuple):
     damaged: list[Damaged]
 
 
-async def scan(domain: Domain) -> Scan:
-    """Read all entries and tombstones of a domain.
-
-    Raises:
-        FSError: some shard can't be read.
-    """
+async def damaged_of(domain: Domain) -> list[Damaged]:
+    """Return what is in a trash and in no hour of it, and no part of the format."""
     result = Scan([], [])
     for name in await names_in(domain.storage, domain.trash):
         known = name in domain.directories or name == layout.FORMAT_NAME
@@ -101,12 +95,11 @@ async def scan(domain: Domain) -> Scan:
     for name in await names_in(domain.storage, domain.service(layout.HELD)):
         result.damaged.append(Damaged(layout.HELD + b"/" + name, "set aside when its time came"))
 
-    async def one(name: bytes) -> None:
-        await _scan_hours(domain.storage, name, domain.directories[name], result)
-
-    async with settling(domain):
-        await for_each(directories_of_hours(domain), one, at_once=_AT_ONCE)
-    return Scan(without_stand_ins(result.items), result.damaged)
+    for above in directories_of_hours(domain):
+        for hour in await hours_of(domain, above):
+            if hour != layout.FRESH and layout.hour_end_s(hour) is None:
+                result.damaged.append(Damaged(above + b"/" + hour, "no hour"))
+    return result.damaged
 
 
 def directories_of_hours(domain: Domain) -> list[bytes]:
@@ -122,26 +115,6 @@ def without_stand_ins(items: Iterable[Item]) -> list[Item]:
     items = list({(item.entry.id, item.tomb is None): item for item in items}.values())
     there = {item.entry.id for item in items if item.tomb is None}
     return [item for item in items if item.tomb is None or item.entry.id not in there]
-
-
-async def _scan_hours(storage: Storage, above: bytes, node: Node, result: Scan) -> None:
-    for hour in await names_in(storage, node):
-        if hour == layout.FRESH:
-            continue
-        if layout.hour_end_s(hour) is None:
-            result.damaged.append(Damaged(above + b"/" + hour, "no hour"))
-            continue
-        try:
-            found = await directory_in(storage, node, hour)
-        except NotFoundError:
-            continue
-        except ExistsError:
-            result.damaged.append(Damaged(above + b"/" + hour, "no directory"))
-            continue
-        try:
-            await _scan_entries(_Where(storage, above, above + b"/" + hour), found.node, result)
-        finally:
-            storage.forget(found.node)
 
 
 async def hours_of(domain: Domain, above: bytes) -> list[bytes]:
@@ -171,10 +144,18 @@ async def names_of_hour(domain: Domain, above: bytes, hour: bytes) -> list[NameO
 
 
 async def scan_some(
-    domain: Domain, above: bytes, hour: bytes, names: Sequence[NameOfHour]
+    domain: Domain,
+    above: bytes,
+    hour: bytes,
+    names: Sequence[NameOfHour],
+    damaged: list[Damaged] | None = None,
 ) -> list[Item]:
-    """Read some of the entries of an hour."""
-    result = Scan([], [])
+    """Read some of the entries of an hour.
+
+    Args:
+        damaged: takes those that can't be read.
+    """
+    result = Scan([], [] if damaged is None else damaged)
     if names:
         with contextlib.suppress(NotFoundError):
             async with directory_at(domain, above, hour) as node:
@@ -182,13 +163,6 @@ async def scan_some(
                 for name, is_dir in names:
                     await _scan_entry(where, node, name, result, is_dir=is_dir)
     return result.items
-
-
-async def _scan_entries(where: _Where, hour: Node, result: Scan) -> None:
-    async with listing(where.storage, hour) as entries:
-        async for listed in entries:
-            name, is_dir = listed.entry.name, stat.S_ISDIR(listed.entry.kind)
-            await _scan_entry(where, hour, name, result, is_dir=is_dir)
 
 
 async def is_there(domain: Domain, item: Item) -> bool:

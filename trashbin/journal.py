@@ -16,14 +16,14 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Container
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
 from cephfs_ext.core.errors import FSError, NotFoundError
 from cephfs_ext.core.limits import AUDIT_QUEUE, JOURNAL_BYTES, JOURNAL_QUEUE
-from cephfs_ext.core.ports import Meter, Node, Storage
+from cephfs_ext.core.ports import Handle, Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Ino
 from trashbin import layout
 from trashbin.domain import Domain
@@ -39,6 +39,9 @@ _IDLE_S = 60.0
 
 _CHUNK_BYTES = 64 * 1024
 """What is read of a journal at a time; nothing else is done while its lines are looked at."""
+
+_LARGEST_CHUNK_BYTES = 1024 * 1024
+"""What is read at a time of a journal whose end didn't have what was looked for."""
 
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -425,6 +428,57 @@ async def read_records(
     for journal in await journals_of(domain, hours=hours, instance=instance):
         await each_line(domain, journal, take)
     return records
+
+
+async def records_at(
+    domain: Domain, journal: JournalName, offsets: Iterable[int]
+) -> dict[int, Record]:
+    """Read the records that begin at some offsets of a journal; fewer if it isn't there."""
+    records: dict[int, Record] = {}
+    with contextlib.suppress(NotFoundError):
+        found = await domain.storage.lookup(domain.service(layout.JOURNAL), journal.raw)
+        try:
+            async with open_file(domain.storage, found.node) as handle:
+                begin, data = 0, b""
+                for offset in sorted(offsets):
+                    end = data.find(b"\n", offset - begin)
+                    if end < 0 or offset < begin:
+                        begin, data = offset, await _read_lines(domain.storage, handle, offset)
+                        end = data.find(b"\n")
+                    record = parse_line(data[offset - begin : end])
+                    if record is not None:
+                        records[offset] = record
+        finally:
+            domain.storage.forget(found.node)
+    return records
+
+
+async def _read_lines(storage: Storage, handle: Handle, off: int) -> bytes:
+    """Read on from an offset until there is at least one line, or the end."""
+    data = b""
+    while more := await storage.read(handle, off + len(data), _CHUNK_BYTES):
+        data += more
+        if b"\n" in more:
+            break
+    return data
+
+
+async def parts_backwards(domain: Domain, journal: JournalName) -> AsyncGenerator[list[bytes]]:
+    """Yield the lines of a journal in parts, the last part first; none if it isn't there."""
+    with contextlib.suppress(NotFoundError):
+        found = await domain.storage.lookup(domain.service(layout.JOURNAL), journal.raw)
+        try:
+            size = (await domain.storage.getattr(found.node)).size
+            async with open_file(domain.storage, found.node) as handle:
+                rest, chunk = b"", _CHUNK_BYTES
+                while size:
+                    begin = max(0, size - chunk)
+                    data = await domain.storage.read(handle, begin, size - begin) + rest
+                    rest, *lines = data.split(b"\n") if begin else [b"", *data.split(b"\n")]
+                    yield lines
+                    size, chunk = begin, min(4 * chunk, _LARGEST_CHUNK_BYTES)
+        finally:
+            domain.storage.forget(found.node)
 
 
 async def each_line(domain: Domain, journal: JournalName, take: Callable[[bytes], None]) -> None:

@@ -46,8 +46,6 @@ class Listed:
     path: bytes | None
     """Relative to the served root; None if it isn't known."""
     record: Record | None
-    events: frozenset[str] = frozenset()
-    """The delete events that took its parts away."""
 
     @property
     def is_held(self) -> bool:

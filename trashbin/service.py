@@ -7,14 +7,14 @@ directory is the truth.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
-import fnmatch
 import itertools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -29,9 +29,10 @@ from cephfs_ext.core.errors import (
 from cephfs_ext.core.limits import VIEW_RESTORED
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Ino
-from trashbin import catalog, hold, strays
+from trashbin import hold, strays
 from trashbin.ancestors import Ancestors
 from trashbin.audit import Audit, Gone
+from trashbin.bundles import Part
 from trashbin.catalog import Damaged, Item
 from trashbin.domain import Domain
 from trashbin.domains import Domains
@@ -39,12 +40,24 @@ from trashbin.events import gather
 from trashbin.expire import Expiry, Removed, total
 from trashbin.hold import Moved, Note
 from trashbin.journal import Journal, Record, read_records
+from trashbin.latest import latest
 from trashbin.paths import below, open_parents
 from trashbin.placing import Caller, Listed, Made, Placing
 from trashbin.progress import Progress
 from trashbin.put import Deleter, Place, Put
 from trashbin.restore import Outcome, Restore, Restored
 from trashbin.runs import Target
+from trashbin.stream import (
+    Sighting,
+    Stream,
+    Wanted,
+    held_entries,
+    look_at_parts,
+    places_of,
+    totals_of,
+    tree_of,
+)
+from trashbin.totals import Totals, totals
 from trashbin.trees import Tree, group
 
 __all__ = ["Caller", "Listed"]
@@ -71,6 +84,21 @@ class Contents(NamedTuple):
 
     trees: list[Listed]
     damaged: list[Damaged]
+
+
+class Shown(NamedTuple):
+    """What a listing says of a tree."""
+
+    top: Item
+    path: bytes | None
+    """Relative to the served root; None if it isn't known."""
+    record: Record | None
+    totals: Totals
+    expires_s: float | None
+    """When it begins to leave the trash, seconds since the epoch; None while all of it is held."""
+    held_entries: int
+    note: Note | None
+    """Who holds it; None if nobody does, or nothing says who."""
 
 
 class Answer(NamedTuple):
@@ -126,25 +154,128 @@ class TrashService:
         self._held_max = held_max
 
     async def contents(self, caller: Caller) -> Contents:
-        """Read what the caller may see, newest first; what is deleted by now has its path."""
-        trees: list[Listed] = []
+        """Return all that the caller may see, newest first: what is deleted by now has its path."""
         damaged: list[Damaged] = []
-        for domain in await self._domains.all():
-            scan = await catalog.scan(domain)
-            records = self._journal.waiting(domain.root.ino)
-            hours = {item.entry.hour for item in scan.items}
-            records.update(await read_records(domain, hours=hours))
-            items = [
-                item
-                for item in scan.items
-                if caller.everything or item.belongs_to(caller.cred)
-                if _is_settled(item, records)
-            ]
-            trees += await self._listed(domain, items, records, searches=0)
-            damaged += scan.damaged
-        self._meter.set("trash_damaged_entries", len(damaged))
-        trees.sort(key=lambda listed: listed.tree.top.entry.deleted_ns, reverse=True)
+        trees = await self.chosen(caller, Wanted(), damaged=damaged)
         return Contents(trees, damaged if caller.everything else [])
+
+    async def sightings(
+        self, caller: Caller, wanted: Wanted, damaged: list[Damaged]
+    ) -> AsyncGenerator[Sighting]:
+        """Yield what the caller may see of what fits, newest first, as it is read.
+
+        Args:
+            damaged: takes what can't be read, of what was looked at.
+        """
+        found: list[Damaged] = []
+        stream = Stream(
+            self._domains, self._journal, caller, wanted, gap_ns=self._gap_ns, damaged=found
+        )
+        async with contextlib.aclosing(stream.sightings()) as sightings:
+            async for sighting in sightings:
+                yield sighting
+        if wanted.since_ns is None:
+            self._meter.set("trash_damaged_entries", len(found))
+        damaged += found if caller.everything else []
+
+    async def chosen(
+        self,
+        caller: Caller,
+        wanted: Wanted,
+        limit: int | None = None,
+        damaged: list[Damaged] | None = None,
+    ) -> list[Listed]:
+        """Return what fits, the newest `limit`, with all that is in it.
+
+        Args:
+            damaged: as for `sightings`.
+        """
+        result: list[Listed] = []
+        damaged = [] if damaged is None else damaged
+        async with contextlib.aclosing(self.sightings(caller, wanted, damaged)) as sightings:
+            async for sighting in sightings:
+                listed = await _listed_at(sighting)
+                result += [] if listed is None else [listed]
+                if limit is not None and len(result) >= limit:
+                    break
+        return result
+
+    async def at_path(self, caller: Caller, path: bytes) -> list[Listed]:
+        """Return the newest tree that was at a path or held it, else all that were below it."""
+        below_it: list[Listed] = []
+        async with contextlib.aclosing(self.sightings(caller, Wanted(), [])) as sightings:
+            async for sighting in sightings:
+                there = _part_at(sighting, path)
+                if there is None and not (sighting.path or b"").startswith(path + b"/"):
+                    continue
+                listed = await _listed_at(sighting)
+                if listed is not None and there is None:
+                    below_it.append(listed)
+                part = None if listed is None or there is None else _part_of(listed, there)
+                if part is not None:
+                    return [part]
+        return below_it
+
+    async def last(self, caller: Caller) -> Listed | None:
+        """Return what the caller, for operators anybody, deleted last; None if nothing is left.
+
+        As the journal has it, whose end is enough for what was deleted as one entry.
+        """
+        uid = None if caller.everything else caller.cred.uid
+        found = []
+        for domain in await self._domains.all():
+            newest = await latest(domain, self._journal.waiting(domain.root.ino), uid)
+            found += [] if newest is None else [newest]
+        if not found:
+            some = await self.chosen(caller, Wanted(deleter_uid=uid), 1)
+            return some[0] if some else None
+        domain, item, record = max(found, key=lambda one: one.item.entry.deleted_ns)
+        if item.is_dir:
+            return await self.find(caller, item.entry.id)
+        return Listed(domain, Tree(item), self._domains.path_of(domain) + record.path, record)
+
+    async def shown(self, sightings: Sequence[Sighting]) -> list[Shown]:
+        """Return what a listing says of trees; those that are gone by now are left out."""
+        tops: dict[Domain, list[Part]] = defaultdict(list)
+        for sighting in sightings:
+            tops[sighting.domain].append(sighting.bundle.top)
+        items: dict[Part, Item] = {}
+        for domain, parts in tops.items():
+            items |= await look_at_parts(domain, parts)
+        there = [one for one in sightings if one.bundle.top in items]
+        return [await self._shown(one, items[one.bundle.top]) for one in there]
+
+    async def _shown(self, sighting: Sighting, top: Item) -> Shown:
+        domain, bundle, path, record = sighting
+        held = held_entries(bundle)
+        return Shown(
+            top,
+            path,
+            record,
+            await totals_of(sighting, top),
+            self._earliest(places_of(bundle)),
+            held,
+            await hold.read_note(domain, top) if held else None,
+        )
+
+    async def shown_tree(self, listed: Listed) -> Shown:
+        """Return the same of a tree that has been read already."""
+        top = listed.tree.top
+        parts = [part.top for part, _ in listed.tree.walk()]
+        return Shown(
+            top,
+            listed.path,
+            listed.record,
+            await totals(listed.domain, listed.tree),
+            self._earliest({(part.above, part.entry.hour) for part in parts}),
+            listed.held_entries,
+            await hold.read_note(listed.domain, top) if listed.is_held else None,
+        )
+
+    def _earliest(self, places: Iterable[tuple[bytes, bytes]]) -> float | None:
+        """Return when a tree begins to leave the trash, seconds since the epoch; None: never."""
+        times = [self._expiry.leaves_s(above, hour) for above, hour in places]
+        return min((time_s for time_s in times if time_s is not None), default=None)
 
     async def _listed(
         self,
@@ -167,7 +298,7 @@ class TrashService:
                 else:
                     above = await parents.path(entry.parent)
                     path = None if above is None else prefix + below(above, entry.name)
-                result.append(Listed(domain, tree, path, record, _events(tree, records)))
+                result.append(Listed(domain, tree, path, record))
         return result
 
     async def find(self, caller: Caller, entry_id: str) -> Listed:
@@ -436,10 +567,6 @@ class TrashService:
         """Let a tree expire as it would have."""
         return await hold.release(listed.domain, listed.tree)
 
-    async def held_by(self, listed: Listed) -> Note | None:
-        """Return who holds a tree; None if nobody does, or nothing says who."""
-        return await hold.read_note(listed.domain, listed.tree.top) if listed.is_held else None
-
     async def purge(
         self, caller: Caller, listed: Sequence[Listed], progress: Progress | None = None
     ) -> Removed:
@@ -466,11 +593,6 @@ class TrashService:
                 self._audit.purged(one.domain.root.ino, self._gone(one), caller.cred.uid)
         return total(removed)
 
-    def expires_s(self, listed: Listed) -> float | None:
-        """Return when a tree begins to leave the trash, seconds since the epoch; None: never."""
-        times = [self._expiry.expires_s(tree.top) for tree, _ in listed.tree.walk()]
-        return min((time_s for time_s in times if time_s is not None), default=None)
-
 
 def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:
     """Tell whether an entry is one: a file that a rename is about to replace has both its names.
@@ -482,58 +604,31 @@ def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:
     return time.time_ns() - item.entry.deleted_ns > _SETTLED_NS
 
 
-def _events(tree: Tree, records: Mapping[str, Record]) -> frozenset[str]:
-    """Return the delete events that a tree has parts of: more than one if the delete paused."""
-    found = (records.get(part.top.entry.id) for part, _ in tree.walk())
-    return frozenset(record.event for record in found if record is not None and record.event)
+async def _listed_at(sighting: Sighting) -> Listed | None:
+    tree = await tree_of(sighting)
+    domain, _, path, record = sighting
+    return None if tree is None else Listed(domain, tree, path, record)
 
 
-def _part_of(listed: Listed, tree: Tree, path: tuple[bytes, ...]) -> Listed:
-    """Return a part of a tree as a tree of its own."""
+def _part_at(sighting: Sighting, path: bytes) -> tuple[bytes, ...] | None:
+    """Return where in a tree something was that had a path; None if it wasn't there."""
+    if sighting.path is None:
+        return None
+    if sighting.path == path:
+        return ()
+    if not path.startswith(sighting.path + b"/"):
+        return None
+    inner = tuple(path[len(sighting.path) + 1 :].split(b"/"))
+    return None if sighting.bundle.find(inner) is None else inner
+
+
+def _part_of(listed: Listed, path: tuple[bytes, ...]) -> Listed | None:
+    """Return a part of a tree as a tree of its own; None if it is gone."""
     if not path:
         return listed
     whole = None if listed.path is None else b"/".join((listed.path, *path))
-    return Listed(listed.domain, tree, whole, None, listed.events)
-
-
-def matching(contents: Contents, path: bytes) -> list[Listed]:
-    """Return the newest tree that was at a path or held it, else all that were below it."""
-    for listed in contents.trees:
-        if listed.path is None:
-            continue
-        if listed.path == path:
-            return [listed]
-        if path.startswith(listed.path + b"/"):
-            rest = tuple(path[len(listed.path) + 1 :].split(b"/"))
-            for tree, inner in listed.tree.walk():
-                if inner == rest:
-                    return [_part_of(listed, tree, inner)]
-    return [one for one in contents.trees if one.path and one.path.startswith(path + b"/")]
-
-
-def filtered(
-    contents: Contents,
-    *,
-    below: bytes = b"",
-    since_ns: int | None = None,
-    deleter_uid: int | None = None,
-    glob: str | None = None,
-    event: str | None = None,
-) -> list[Listed]:
-    """Return the trees that fit."""
-
-    def fits(listed: Listed) -> bool:
-        entry = listed.tree.top.entry
-        path = listed.path or b""
-        return (
-            (not below or path == below or path.startswith(below + b"/"))
-            and (since_ns is None or entry.deleted_ns >= since_ns)
-            and (deleter_uid is None or entry.deleter_uid == deleter_uid)
-            and (glob is None or fnmatch.fnmatch(entry.name, glob.encode()))
-            and (event is None or event in listed.events)
-        )
-
-    return [listed for listed in contents.trees if fits(listed)]
+    parts = (tree for tree, inner in listed.tree.walk() if inner == path)
+    return next((Listed(listed.domain, tree, whole, None) for tree in parts), None)
 
 
 def _restored(listed: Listed, label: str, path: bytes, done: Restored) -> Answer:

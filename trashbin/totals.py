@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import Ino
+from trashbin.catalog import Item
 from trashbin.domain import Domain, lying_in
 from trashbin.files import listing
 from trashbin.trees import Tree
@@ -32,14 +33,18 @@ async def totals(domain: Domain, tree: Tree) -> Totals:
     parts = [part.top for part, _ in tree.walk()]
     sizes = {part.ino: part.size for part in parts if not part.is_dir}
     entries, size = len(parts), sum(sizes.values())
-    if len(parts) > 1 or not tree.top.is_dir or tree.top.tomb is not None:
-        return Totals(entries, size)
+    return Totals(entries, size) if len(parts) > 1 else await in_directory(domain, tree.top)
+
+
+async def in_directory(domain: Domain, top: Item) -> Totals:
+    """Count what was deleted as one entry: a directory with all that lies in it."""
+    if not top.is_dir or top.tomb is not None:
+        return Totals(1, top.size)
     try:
-        top = tree.top
         async with lying_in(domain, top.above, top.entry.hour, top.entry.path) as (above, leaf):
             found = await domain.storage.lookup(above, leaf)
     except NotFoundError:
-        return Totals(entries, size)
+        return Totals(1, 0)
     try:
         return await _below(domain.storage, found.node)
     finally:

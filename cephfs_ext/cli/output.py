@@ -46,29 +46,58 @@ def human_duration(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
+class Rows:
+    """A table for people; lines with tabs, without headings, for programs.
+
+    Printed in parts: the first decides how wide columns are.
+    """
+
+    def __init__(self, headings: Sequence[str], *, long: Collection[str]) -> None:
+        """Begin one.
+
+        Args:
+            long: headings of what may be folded.
+        """
+        self._headings = headings
+        self._long = long
+        self._widths: list[int] = []
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether it goes to a terminal."""
+        return sys.stdout.isatty()
+
+    def print(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print some rows, of cells that are printable."""
+        if not self.is_for_people:
+            for row in rows:
+                click.echo("\t".join(row))
+            return
+        from rich.cells import cell_len
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        is_first = not self._widths
+        if is_first:
+            columns = zip(self._headings, *rows, strict=True)
+            self._widths = [max(map(cell_len, column)) for column in columns]
+        table = Table(box=None, pad_edge=False, show_header=is_first)
+        for heading, width in zip(self._headings, self._widths, strict=True):
+            if heading in self._long:
+                table.add_column(heading)
+            else:
+                table.add_column(heading, no_wrap=True, min_width=width)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+
+
 def print_rows(
     headings: Sequence[str], rows: Sequence[Sequence[str]], *, long: Collection[str]
 ) -> None:
-    """Print a table for people; lines with tabs, without headings, for programs.
-
-    Args:
-        rows: cells that are printable.
-        long: headings of what may be folded.
-    """
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading not in long)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    """Print a whole table; see `Rows`."""
+    Rows(headings, long=long).print(rows)
 
 
 ShowProgress = Callable[[int, int | None, str], None]

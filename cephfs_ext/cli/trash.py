@@ -15,13 +15,18 @@ import msgspec
 
 from cephfs_ext.cli.bar import bar
 from cephfs_ext.cli.connect import Connection, connect, relative
+from cephfs_ext.cli.listing import (
+    print_event,
+    print_events,
+    print_items,
+    print_listing_json,
+    print_trees,
+)
 from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
 from cephfs_ext.cli.output import (
     human_duration,
     human_size,
-    human_time,
     print_json,
-    print_rows,
     printable,
 )
 from cephfs_ext.control.client import Client
@@ -37,7 +42,6 @@ from cephfs_ext.control.service import (
     RestoreReport,
     RestoreRequest,
     TrashDetail,
-    TrashItem,
     TrashListing,
     TrashQuery,
 )
@@ -106,6 +110,7 @@ def _query(
 @trash.command("ls")
 @click.argument("path", required=False, type=PATH)
 @_filter_options
+@click.option("--last", is_flag=True, help="Only what you deleted last.")
 @click.option("--held", is_flag=True, help="Only what somebody holds.")
 @click.option("--events", is_flag=True, help="One line a delete event.")
 @json_option
@@ -117,6 +122,7 @@ def ls(
     glob: str | None,
     event: str | None,
     limit: int | None,
+    last: bool,
     held: bool,
     events: bool,
     as_json: bool,
@@ -127,86 +133,21 @@ def ls(
     On a terminal, trees of one delete event stand together, under a line that says its id.
     """
     connection = connect(loaded.config, path)
-    below = None if path is None else relative(connection, path)
+    if last and (held or any(one is not None for one in (since, deleted_by, glob, event))):
+        raise UserError("--last chooses by itself; add no filter", ExitCode.USAGE)
+    below = None if path is None or last else relative(connection, path)
     query = _query(below, since, deleted_by, glob, event, limit)
-    query = msgspec.structs.replace(query, held=held)
-    listing = connection.client.post("/v1/trash/list", query, TrashListing)
+    query = msgspec.structs.replace(query, held=held, last=last)
+    listing = connection.client.listing(query)
     if as_json:
-        print_json(listing)
+        print_listing_json(listing)
         return
-    if events:
-        print_rows(
-            _EVENT_HEADINGS, [_event_cells(group) for group in _events(listing.items)], long=_LONG
-        )
-    elif sys.stdout.isatty():
-        print_rows(_HEADINGS, _grouped(listing.items), long=_LONG)
-    else:
-        _print_items(listing.items)
-    if listing.more:
-        click.echo(f"{listing.more} more", err=True)
-    for damaged in listing.damaged:
+    end = print_events(listing) if events else print_trees(listing)
+    if end.more:
+        click.echo("there are more: use --limit", err=True)
+    for damaged in end.damaged:
         line = f"damaged: .trashbin/{damaged.path}: {damaged.reason}"
         click.echo(printable(line), err=True)
-
-
-_HEADINGS = ("ID", "DELETED", "BY", "KIND", "ENTRIES", "SIZE", "PATH")
-_EVENT_HEADINGS = ("EVENT", "DELETED", "BY", "TREES", "ENTRIES", "SIZE", "COMMAND")
-_LONG = ("PATH", "COMMAND")
-
-
-def _print_items(items: Sequence[TrashItem]) -> None:
-    print_rows(_HEADINGS, [_cells(item) for item in items], long=_LONG)
-
-
-def _events(items: Sequence[TrashItem]) -> list[list[TrashItem]]:
-    """Gather trees by the events that took them away, in the order of the newest of each."""
-    events: dict[str, list[TrashItem]] = {}
-    for item in items:
-        events.setdefault(item.event or item.id, []).append(item)
-    return list(events.values())
-
-
-def _grouped(items: Sequence[TrashItem]) -> list[tuple[str, ...]]:
-    """Return lines of trees; several of one event stand below a line of the event."""
-    rows: list[tuple[str, ...]] = []
-    for group in _events(items):
-        if len(group) == 1:
-            rows.append(_cells(group[0]))
-            continue
-        event_id, when, by, trees, entries, size, command = _event_cells(group)
-        rows.append((event_id, when, by, "event", entries, size, f"{trees} trees: {command}"))
-        for item in group:
-            *cells, path = _cells(item)
-            rows.append((*cells, f"  {path}"))
-    return rows
-
-
-def _event_cells(trees: Sequence[TrashItem]) -> tuple[str, ...]:
-    """Return a line of an event, given what it took away, newest first."""
-    newest = trees[0]
-    entries = [item.entries for item in trees if item.entries is not None]
-    sizes = [item.size_bytes for item in trees if item.size_bytes is not None]
-    return (
-        newest.event or newest.id,
-        human_time(newest.deleted_ns / 1e9),
-        str(newest.deleter_uid),
-        str(len(trees)),
-        str(sum(entries)) if len(entries) == len(trees) else "?",
-        human_size(sum(sizes) if len(sizes) == len(trees) else None),
-        printable(newest.command or "?"),
-    )
-
-
-def _cells(item: TrashItem) -> tuple[str, ...]:
-    return (
-        item.id,
-        human_time(item.deleted_ns / 1e9),
-        str(item.deleter_uid),
-        item.kind + (" (held)" if item.held else ""),
-        "?" if item.entries is None else str(item.entries),
-        human_size(item.size_bytes),
-        printable(item.path or "(unknown place)"),
-    )
 
 
 @trash.command()
@@ -236,11 +177,8 @@ def _show_event(client: Client, event: str, as_json: bool) -> bool:
         return False
     if as_json:
         print_json(listing)
-        return True
-    cells = _event_cells(listing.items)
-    for heading, cell in zip(_EVENT_HEADINGS, cells, strict=True):
-        click.echo(f"{heading.lower():<10}{cell}")
-    _print_items(listing.items)
+    else:
+        print_event(listing.items)
     return True
 
 
@@ -464,13 +402,13 @@ def _confirm(plan: PurgeReport, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UserError("refused without confirmation; add --yes", ExitCode.USAGE)
-    _print_items(plan.trees)
+    print_items(plan.trees)
     click.confirm(f"Remove these {len(plan.trees)} for good?", abort=True)
 
 
 def _print_purge(report: PurgeReport) -> None:
     if report.dry_run:
-        _print_items(report.trees)
+        print_items(report.trees)
         click.echo(f"would remove {len(report.trees)}")
         return
     click.echo(

@@ -7,14 +7,14 @@ import functools
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from cephfs_ext.control.service import RequestProgress
+from cephfs_ext.control.service import ListingEnd, RequestProgress, TrashItem, TrashQuery
 from cephfs_ext.control.state import ADMIN_SOCKET, CONTROL_SOCKET, State, all_states
 from cephfs_ext.control.under_way import HEADER
 from cephfs_ext.core.errors import ExitCode, UserError
@@ -165,10 +165,48 @@ class Client:
         try:
             return msgspec.json.decode(response.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._misunderstood(exc) from exc
+
+    def listing(self, query: TrashQuery) -> Iterator[TrashItem | ListingEnd]:
+        """Ask what is in the trash, and yield it as it comes; the end is the last.
+
+        Raises:
+            UserError: what the daemon answered, or that it doesn't; some may have been yielded.
+        """
+        content = msgspec.json.encode(query)
+        try:
+            with self._http.stream("POST", "/v1/trash/list", content=content) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise _failure(response)
+                yield from self._lines_of(response)
+        except httpx.TransportError as exc:
             raise UserError(
-                f"the answer of the gateway at {self._path} is not understood ({exc}); use the "
-                "cephfs-ext of its version"
+                f"the gateway at {self._path} doesn't answer: {exc}", ExitCode.TEMPORARY
             ) from exc
+
+    def _lines_of(self, response: httpx.Response) -> Iterator[TrashItem | ListingEnd]:
+        lines = _lines(response.iter_bytes())
+        next(lines)  # opens the list
+        try:
+            for line in lines:
+                if line.startswith(b"],"):
+                    end = msgspec.json.decode(b"{" + line[2:], type=ListingEnd)
+                    if end.error is not None:
+                        code = _EXIT_CODES.get(end.error.code, ExitCode.OTHER)
+                        raise UserError(end.error.message, code)
+                    yield end
+                    return
+                yield msgspec.json.decode(line.rstrip(b","), type=TrashItem)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._misunderstood(exc) from exc
+        raise UserError(f"the gateway at {self._path} has not said all", ExitCode.TEMPORARY)
+
+    def _misunderstood(self, problem: Exception) -> UserError:
+        return UserError(
+            f"the answer of the gateway at {self._path} is not understood ({problem}); use the "
+            "cephfs-ext of its version"
+        )
 
     def close(self) -> None:
         """End the connection."""
@@ -202,6 +240,13 @@ def _nothing_there() -> Iterator[None]:
     except UserError as exc:
         if exc.exit_code != ExitCode.NOT_FOUND:
             raise
+
+
+def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
 
 
 def _failure(response: httpx.Response) -> UserError:

@@ -19,7 +19,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Hashable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -33,10 +34,12 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from cephfs_ext.control.jobs import JobQuery, JobRequest, JobService
 from cephfs_ext.control.peers import Peer, Peers
 from cephfs_ext.control.service import (
+    SCHEMA_VERSION,
     AllowRequest,
     AuditQuery,
     Caller,
@@ -44,10 +47,12 @@ from cephfs_ext.control.service import (
     ErrorBody,
     ExplainRequest,
     HoldRequest,
+    ListingEnd,
     PurgeRequest,
     RequestProgress,
     RestoreRequest,
     Service,
+    TrashItem,
     TrashQuery,
 )
 from cephfs_ext.control.state import ADMIN_SOCKET, CONTROL_SOCKET
@@ -216,6 +221,75 @@ def _posted(path: str, kind: type[T], answer: Callable[[Caller, T], Awaitable[ob
     return Route(path, _guarded(handler), methods=["POST"])
 
 
+class _Document(Response):
+    """One JSON document that is sent while it is made; who goes away ends the making of it."""
+
+    media_type = "application/json"
+
+    def __init__(self, parts: AsyncGenerator[bytes]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._parts = parts
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel()
+
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        async with contextlib.aclosing(self._parts) as parts, trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await send(start)
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            nursery.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b""})  # which makes it a disconnect
+
+
+_PART_BYTES = 16 * 1024
+_PART_S = 0.2
+"""How long items are gathered that are sent together."""
+
+
+async def _listed(
+    first: TrashItem | ListingEnd, rest: AsyncGenerator[TrashItem | ListingEnd]
+) -> AsyncGenerator[bytes]:
+    """Yield a listing in parts: each item is a line."""
+    data, sent_s = b'{"schema_version":%d,"items":[' % SCHEMA_VERSION, 0.0
+    separator = b"\n"
+    async with contextlib.aclosing(rest):
+        one = first
+        while isinstance(one, TrashItem):
+            data, separator = data + separator + msgspec.json.encode(one), b",\n"
+            if len(data) >= _PART_BYTES or time.monotonic() > sent_s + _PART_S:
+                yield data
+                data, sent_s = b"", time.monotonic()
+            one = await _next_or_end(rest)
+    yield data + b"\n]," + msgspec.json.encode(one).removeprefix(b"{") + b"\n"
+
+
+async def _next_or_end(rest: AsyncGenerator[TrashItem | ListingEnd]) -> TrashItem | ListingEnd:
+    """Return what comes next, which may be that it can't go on."""
+    try:
+        return await anext(rest)
+    except FSError as exc:
+        error = ErrorBody(_code_of(exc), exc.what or os.strerror(exc.errno or errno.EIO))
+    except Exception:
+        _log.exception("a bug in a listing")
+        error = ErrorBody("other", "a bug in the gateway; its log has the traceback")
+    return ListingEnd(damaged=[], more=True, error=error)
+
+
+def _list_route(service: Service) -> Route:
+    async def handler(request: Request) -> Response:
+        query = await _wanted(request, TrashQuery)
+        found = service.trash_list(_caller(request), query)
+        return _Document(_listed(await anext(found), found))
+
+    return Route("/v1/trash/list", _guarded(handler), methods=["POST"])
+
+
 def _job_routes(service: JobService) -> list[Route]:
     return [
         _posted("/v1/jobs/list", JobQuery, service.jobs_list),
@@ -278,7 +352,7 @@ def _service_routes(service: Service) -> list[Route]:
 
     return [
         Route("/v1/status", _guarded(status)),
-        _posted("/v1/trash/list", TrashQuery, service.trash_list),
+        _list_route(service),
         _long("/v1/trash/restore", RestoreRequest, service.trash_restore, under_way),
         _long("/v1/trash/purge", PurgeRequest, service.trash_purge, under_way),
         *_request_routes(under_way),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+from collections.abc import AsyncGenerator
 from typing import Annotated, Literal, Protocol
 
 import msgspec
@@ -67,6 +68,13 @@ class Check(msgspec.Struct, frozen=True):
     name: str
     ok: bool
     reason: str = ""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Why a request failed."""
+
+    code: str
+    message: str
 
 
 class TrashSpace(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +137,8 @@ class TrashQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Only what somebody holds."""
     event: str | None = None
     """Delete event that took it away, or a part of it."""
+    last: bool = False
+    """Only the newest that the caller deleted; nothing else counts then."""
 
 
 class HeldBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,14 +183,26 @@ class DamagedItem(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ListingEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What comes behind the trees of a listing, as `TrashListing` has it."""
+
+    damaged: list[DamagedItem]
+    more: bool
+    error: ErrorBody | None = None
+
+
 class TrashListing(msgspec.Struct, frozen=True, kw_only=True):
     """What is in the trash."""
 
     schema_version: int = SCHEMA_VERSION
     items: list[TrashItem]
+    """A line of the answer each: they are sent as they are found."""
     damaged: list[DamagedItem]
-    more: int = 0
-    """How many were left out by the limit."""
+    """Of what was looked at."""
+    more: bool = False
+    """True if the limit left something out."""
+    error: ErrorBody | None = None
+    """Why it ends here, where not all could be read."""
 
 
 class TrashDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -434,13 +456,6 @@ class AuditEventReport(msgspec.Struct, frozen=True, kw_only=True):
     """True if there may be older ones, which were left out."""
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    """Why a request failed."""
-
-    code: str
-    message: str
-
-
 class Service(Protocol):
     """What the daemon does for its callers; FSError and UserError become HTTP errors."""
 
@@ -460,8 +475,10 @@ class Service(Protocol):
         """Return the metrics and their content type."""
         ...
 
-    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
-        """List what the caller may see."""
+    def trash_list(
+        self, caller: Caller, query: TrashQuery
+    ) -> AsyncGenerator[TrashItem | ListingEnd]:
+        """List what the caller may see, newest first; the end is the last."""
         ...
 
     async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 import psutil
@@ -25,6 +26,7 @@ from cephfs_ext.control.service import (
     HeldItem,
     HoldReport,
     HoldRequest,
+    ListingEnd,
     MadeDirectory,
     PurgeReport,
     PurgeRequest,
@@ -34,7 +36,6 @@ from cephfs_ext.control.service import (
     Status,
     TrashDetail,
     TrashItem,
-    TrashListing,
     TrashQuery,
     TrashSpace,
     from_base64,
@@ -48,6 +49,7 @@ from cephfs_ext.vfs.brake import Brake
 from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from trashbin import service as trash
+from trashbin.catalog import Damaged
 from trashbin.expire import total
 from trashbin.fates import Became
 from trashbin.hold import REASON_LIMIT, Moved, Note
@@ -57,11 +59,12 @@ from trashbin.pressure import Pressure, Survey
 from trashbin.progress import Progress
 from trashbin.questions import Question
 from trashbin.restore import Outcome
-from trashbin.service import Answer, Conflict, Contents, Listed, TrashService
-from trashbin.totals import totals
+from trashbin.service import Answer, Conflict, Listed, Shown, TrashService
+from trashbin.stream import Sighting, Wanted
 from trashbin.trail import Deed, Event, Trail
 
 _CHILDREN_SHOWN = 1000
+_SHOWN_TOGETHER = 256
 
 
 class Answers:
@@ -134,15 +137,38 @@ class Answers:
         await self._fs.settle()
         return trash.Caller(caller.cred, caller.everything)
 
-    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
-        """List what the caller may see."""
-        contents = await self._trash.contents(await self._asks(caller))
-        trees = _fitting(contents, query)
-        shown = trees[: query.limit]
-        return TrashListing(
-            items=[await self._item(listed) for listed in shown],
-            damaged=[DamagedItem(to_text(path).text, why) for path, why in contents.damaged],
-            more=len(trees) - len(shown),
+    async def trash_list(
+        self, caller: Caller, query: TrashQuery
+    ) -> AsyncGenerator[TrashItem | ListingEnd]:
+        """List what the caller may see, as it is found."""
+        who = await self._asks(caller)
+        if query.last:
+            last = await self._trash.last(who)
+            if last is not None:
+                yield _item(await self._trash.shown_tree(last))
+            yield ListingEnd(damaged=[], more=False)
+            return
+        damaged: list[Damaged] = []
+        left, more = query.limit, False
+        batch: list[Sighting] = []
+        size = 1  # the first is shown at once
+        found = self._trash.sightings(who, _fitting(query), damaged)
+        async with contextlib.aclosing(found) as sightings:
+            async for sighting in sightings:
+                more = left == 0
+                if more:
+                    break
+                batch.append(sighting)
+                if len(batch) == (size if left is None else min(size, left)):
+                    shown = await self._trash.shown(batch)
+                    left = None if left is None else left - len(shown)
+                    batch, size = [], min(2 * size, _SHOWN_TOGETHER)
+                    for one in shown:
+                        yield _item(one)
+        for one in await self._trash.shown(batch):
+            yield _item(one)
+        yield ListingEnd(
+            damaged=[DamagedItem(to_text(path).text, why) for path, why in damaged], more=more
         )
 
     async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
@@ -150,7 +176,7 @@ class Answers:
         listed = await self._trash.find(await self._asks(caller), _checked_id(entry_id))
         paths = [b"/".join(path) for _, path in listed.tree.walk() if path]
         return TrashDetail(
-            item=await self._item(listed),
+            item=_item(await self._trash.shown_tree(listed)),
             mode=listed.tree.top.mode,
             children=[to_text(path) for path in sorted(paths)[:_CHILDREN_SHOWN]],
             more=max(0, len(paths) - _CHILDREN_SHOWN),
@@ -188,30 +214,32 @@ class Answers:
                 missing = isinstance(exc, NotFoundError)
                 outcome = Outcome.NOT_FOUND if missing else Outcome.DENIED
                 answers.append(Answer(None, entry_id, None, outcome, exc.what))
-        if request.paths or request.last or request.query:
-            contents = await self._trash.contents(who)
-            for raw in request.paths:
-                self._ask_for_path(contents, from_base64(raw), asked, answers)
-            if request.last:
-                asked += _last(contents, who)
-            if request.query:
-                fitting = _fitting(contents, request.query)[: request.query.limit]
-                asked += [(listed.tree.top.entry.id, listed) for listed in fitting]
+        for raw in request.paths:
+            await self._ask_for_path(who, from_base64(raw), asked, answers)
+        if request.last:
+            last = await self._trash.last(who)
+            if last is None:
+                raise NotFoundError(what="you have deleted nothing that is still in the trash")
+            asked.append(("--last", last))
+        if request.query:
+            wanted = _fitting(request.query)
+            fitting = await self._trash.chosen(who, wanted, request.query.limit)
+            asked += [(listed.tree.top.entry.id, listed) for listed in fitting]
         if not asked and not answers:
             if request.query:
                 raise NotFoundError(what="nothing that fits is in the trash and yours to restore")
             raise UserError("nothing was named to restore", ExitCode.USAGE)
         return asked, answers
 
-    def _ask_for_path(
+    async def _ask_for_path(
         self,
-        contents: Contents,
+        who: trash.Caller,
         path: bytes,
         asked: list[tuple[str, Listed]],
         answers: list[Answer],
     ) -> None:
         label = to_text(path).text
-        found = trash.matching(contents, path)
+        found = await self._trash.at_path(who, path)
         asked += [(label, listed) for listed in found]
         if not found:
             message = "nothing that was deleted there is yours to restore"
@@ -226,7 +254,7 @@ class Answers:
         trees = [listed for listed in named if not listed.is_held]
         ids = [listed.tree.top.entry.id for listed in named if listed.is_held]
         held = [entry_id for entry_id in ids if entry_id in request.ids]
-        items = [await self._item(listed) for listed in trees]
+        items = [_item(await self._trash.shown_tree(listed)) for listed in trees]
         removed = total(())
         if not request.dry_run:
             removed = await self._trash.purge(who, trees, progress)
@@ -253,8 +281,7 @@ class Answers:
         if request.all or request.older_than_s is not None:
             age_ns = int((request.older_than_s or 0) * 1e9)
             horizon_ns = time.time_ns() - age_ns
-            contents = await self._trash.contents(who)
-            trees += [t for t in contents.trees if t.tree.top.entry.deleted_ns <= horizon_ns]
+            trees += await self._trash.chosen(who, Wanted(until_ns=horizon_ns))
         return trees, missing
 
     async def trash_allow(self, caller: Caller, request: AllowRequest) -> Allowed:
@@ -332,30 +359,29 @@ class Answers:
         found = await self._trail.events(await self._asks(caller), _question(query))
         return AuditEventReport(events=[_audit_event(e) for e in found.events], more=found.more)
 
-    async def _item(self, listed: Listed) -> TrashItem:
-        top, record = listed.tree.top, listed.record
-        count = await totals(listed.domain, listed.tree)
-        path = None if listed.path is None else to_text(listed.path)
-        note, expires_s = await self._trash.held_by(listed), self._trash.expires_s(listed)
-        return TrashItem(
-            id=top.entry.id,
-            path=None if path is None else path.text,
-            path_raw=None if path is None else path.raw,
-            kind=top.kind,
-            deleted_at=rfc3339(top.entry.deleted_ns / 1e9),
-            deleted_ns=top.entry.deleted_ns,
-            deleter_uid=top.entry.deleter_uid,
-            owner_uid=top.owner_uid,
-            entries=count.entries,
-            size_bytes=count.size,
-            expires_at=None if expires_s is None else rfc3339(expires_s),
-            held=listed.is_held,
-            held_entries=listed.held_entries,
-            held_by=None if note is None else _held_by(note),
-            pid=None if record is None else record.pid,
-            command=None if record is None else record.command,
-            event=None if record is None else record.event or None,
-        )
+
+def _item(shown: Shown) -> TrashItem:
+    top, record, expires_s = shown.top, shown.record, shown.expires_s
+    path = None if shown.path is None else to_text(shown.path)
+    return TrashItem(
+        id=top.entry.id,
+        path=None if path is None else path.text,
+        path_raw=None if path is None else path.raw,
+        kind=top.kind,
+        deleted_at=rfc3339(top.entry.deleted_ns / 1e9),
+        deleted_ns=top.entry.deleted_ns,
+        deleter_uid=top.entry.deleter_uid,
+        owner_uid=top.owner_uid,
+        entries=shown.totals.entries,
+        size_bytes=shown.totals.size,
+        expires_at=None if expires_s is None else rfc3339(expires_s),
+        held=shown.held_entries > 0,
+        held_entries=shown.held_entries,
+        held_by=None if shown.note is None else _held_by(shown.note),
+        pid=None if record is None else record.pid,
+        command=None if record is None else record.command,
+        event=None if record is None else record.event or None,
+    )
 
 
 def _space(surveys: Sequence[Survey]) -> TrashSpace | None:
@@ -394,24 +420,15 @@ def _why_not(error: FSError) -> str:
     return "denied" if isinstance(error, DeniedError) else "failed"
 
 
-def _fitting(contents: Contents, query: TrashQuery) -> list[Listed]:
-    fitting = trash.filtered(
-        contents,
+def _fitting(query: TrashQuery) -> Wanted:
+    return Wanted(
         below=b"" if query.below is None else from_base64(query.below),
         since_ns=query.since_ns,
         deleter_uid=query.deleter_uid,
         glob=query.glob,
         event=query.event,
+        held=query.held,
     )
-    return [listed for listed in fitting if listed.is_held] if query.held else fitting
-
-
-def _last(contents: Contents, who: trash.Caller) -> list[tuple[str, Listed]]:
-    """Return what the caller deleted last."""
-    for listed in contents.trees:
-        if listed.tree.top.entry.deleter_uid == who.cred.uid or who.everything:
-            return [("--last", listed)]
-    raise NotFoundError(what="you have deleted nothing that is still in the trash")
 
 
 def _restored_item(answer: Answer) -> RestoredItem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from cephfs_ext.control.service import (
     HeldItem,
     HoldReport,
     HoldRequest,
+    ListingEnd,
     PurgeReport,
     PurgeRequest,
     RestoredItem,
@@ -43,7 +44,6 @@ from cephfs_ext.control.service import (
     Text,
     TrashDetail,
     TrashItem,
-    TrashListing,
     TrashQuery,
     TrashSpace,
 )
@@ -155,7 +155,7 @@ class FakeService:
         self.failure: Exception | None = None
         self.checks = [Check("storage", ok=True)]
         self.items = [item()]
-        self.more = 0
+        self.more = False
         self.outcomes = [restored("restored")]
         self.not_found: list[str] = []
         self.held = [HeldItem(id=item().id, outcome="held", entries=3)]
@@ -220,9 +220,13 @@ class FakeService:
     def metrics(self) -> tuple[bytes, str]:
         return METRICS, "text/plain; version=0.0.4; charset=utf-8"
 
-    async def trash_list(self, caller: Caller, query: TrashQuery) -> TrashListing:
+    async def trash_list(
+        self, caller: Caller, query: TrashQuery
+    ) -> AsyncGenerator[TrashItem | ListingEnd]:
         self._called("list", caller, query)
-        return TrashListing(items=self.items, damaged=[], more=self.more)
+        for one in self.items:
+            yield one
+        yield ListingEnd(damaged=[], more=self.more)
 
     async def trash_show(self, caller: Caller, entry_id: str) -> TrashDetail:
         self._called("show", caller, entry_id)

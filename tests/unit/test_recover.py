@@ -14,11 +14,14 @@ from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.errors import FSError
 from cephfs_ext.core.ports import Node
 from cephfs_ext.storage.posix import PosixStorage
-from trashbin import catalog, layout
+from tests.property.gateways import OPERATOR
+from trashbin import layout
+from trashbin.catalog import directories_of_hours
 from trashbin.domain import Domain
 from trashbin.domains import Domains
 from trashbin.expire import Expiry
 from trashbin.files import names_in
+from trashbin.loading import load
 from trashbin.recover import recover
 from trashbin.runs import Plan
 
@@ -114,8 +117,10 @@ def test_storage_that_fails_in_several_shards_is_one_error(play: Play) -> None:
                 raise FSError(what="broken")
             return await original(node)
 
+        for above in directories_of_hours(domain):
+            storage.forget(await domain.make(domain.directories[above], _HOUR))
         original, storage.opendir = storage.opendir, opendir  # type: ignore[method-assign]
         with pytest.raises(FSError, match="broken"):
-            await catalog.scan(domain)
+            await load(domain, _HOUR, OPERATOR, dict, None, [])
 
     play(script)
