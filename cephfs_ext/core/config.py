@@ -134,7 +134,7 @@ class AsyncdeleteConfig:
     latency_factor: float = _between(2.0, 0, 100)
     max_rate: int = _between(0, 0, _MOST)
     window: str = dataclasses.field(default="", metadata={"check": parse_window})
-    pending: bool = True
+    pending: bool = False
     pending_after: int = _between(32, 1, _MOST)
     pending_max: int = _between(20_000, 1, 1_000_000)
     pending_in_flight: int = _between(8, 1, 64)

@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 _WAIT_S = 30.0
 _FILES = 200
-_AFTER = "asyncdelete.pending_after=1"
+_AFTER = "asyncdelete.pending=true,asyncdelete.pending_after=1"
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_tree_is_gone_at_once_and_can_be_restored_at_once(
 
 def test_only_many_deletes_of_one_process_are_answered_early(unmounted: Gateway) -> None:
     """[pending-1]."""
-    with unmounted.mounted():
+    with unmounted.mounted("-o", "asyncdelete.pending=true"):
         paths = _fill(unmounted.path / "d", 80)
         for path in paths[:40]:
             subprocess.run(["rm", str(path)], check=True)
@@ -94,7 +94,7 @@ def test_only_many_deletes_of_one_process_are_answered_early(unmounted: Gateway)
 
 def test_a_setting_turns_it_off(unmounted: Gateway) -> None:
     """[pending-1]."""
-    with unmounted.mounted("-o", f"{_AFTER},asyncdelete.pending=false"):
+    with unmounted.mounted("-o", "asyncdelete.pending_after=1"):
         _fill(unmounted.path / "d")
         _rm(unmounted.path / "d")
         assert _answered(unmounted) == 0

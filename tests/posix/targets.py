@@ -75,7 +75,9 @@ def _ceph_fuse(request: pytest.FixtureRequest) -> Iterator[Path]:
 TARGETS: dict[str, Mount] = {
     "local": partial(_below, None),
     "posix-mount": lambda _: _posix_mount(),
-    "posix-mount-eager": lambda _: _posix_mount("asyncdelete.pending_after=1"),
+    "posix-mount-eager": lambda _: _posix_mount(
+        "asyncdelete.pending=true,asyncdelete.pending_after=1"
+    ),
     "ceph-mount": _ceph_mount,
     "ceph-fuse": _ceph_fuse,
 }

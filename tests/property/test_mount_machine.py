@@ -550,7 +550,8 @@ def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 def subject(request: pytest.FixtureRequest, base: FilePath) -> Iterator[Subject]:
     """Return a mount; on an eager one each delete is answered before it has been carried out."""
     storage, _, eager = request.param.partition("-")
-    options = (*OPTIONS, f"asyncdelete.pending_after={1 if eager else 10**9}")
+    options = (*OPTIONS, "asyncdelete.pending=true", "asyncdelete.pending_after=1")
+    options = options if eager else OPTIONS
     cluster: CephCluster | None = None
     if storage == "ceph":
         cluster = request.getfixturevalue("cluster")
