@@ -213,8 +213,17 @@ class TrashService:
                     below_it.append(listed)
                 part = None if listed is None or there is None else _part_of(listed, there)
                 if part is not None:
-                    return [part]
+                    return [await self._with_strays(part)]
         return below_it
+
+    async def _with_strays(self, listed: Listed) -> Listed:
+        """Return a tree with what a restore that was cut off had not put back into it yet."""
+        top = listed.tree.top
+        if not top.is_dir:
+            return listed
+        with contextlib.suppress(NotFoundError):
+            return await self._find(top.entry.id)
+        return listed
 
     async def last(self, caller: Caller) -> Listed | None:
         """Return what the caller, for operators anybody, deleted last; None if nothing is left.

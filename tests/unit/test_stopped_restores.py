@@ -24,7 +24,7 @@ from tests.property.gateways import (
 )
 from tests.property.scenarios import newest
 from trashbin.progress import Progress
-from trashbin.service import Conflict, Listed, matching
+from trashbin.service import Conflict, Listed
 
 _ENTRIES = 6
 
@@ -107,8 +107,7 @@ async def _repeat(gateway: Parts, asked: list[tuple[str, Listed]], outcomes: Seq
             listed = await gateway.service.find(OPERATOR, before.tree.top.entry.id)
         else:
             assert before.path is not None
-            contents = await gateway.service.contents(OPERATOR)
-            (listed,) = matching(contents, before.path)
+            (listed,) = await gateway.service.at_path(OPERATOR, before.path)
         answers = await gateway.service.restore(
             OPERATOR, [("", listed)], to=None, on_conflict=Conflict.FAIL, dry_run=False
         )
