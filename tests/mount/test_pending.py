@@ -61,8 +61,8 @@ def _find(directory: Path) -> None:
 def test_tree_is_gone_at_once_and_can_be_restored_at_once(
     unmounted: Gateway, delete: Callable[[Path], None]
 ) -> None:
-    """[pending-1], [pending-2], [pending-6]: with the settings as they are."""
-    with unmounted.mounted():
+    """[pending-1], [pending-2], [pending-6]: with the other settings as they are."""
+    with unmounted.mounted("-o", "asyncdelete.pending=true"):
         top = unmounted.path / "top"
         top.mkdir()
         for number in range(3):
