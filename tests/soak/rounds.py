@@ -171,7 +171,7 @@ class Round:
         for about, ops in history.ops.items():
             kind, which = about
             if kind == "content":
-                self._check(about, ops, b"")
+                self._check(about, list(_answered(ops)), b"")
                 continue
             if kinds[which].ordered:
                 self._check(about, _allowing(ops, stale_s), models.Names.empty(len(NAMES)))
@@ -207,6 +207,29 @@ class Round:
             times = found[numbers[group_path], who]
             if times != 1 and not (times == 0 and (group_path, who) in self._excused):
                 self._problems.append(f"directory {who:o} of {group_path}: {times} times")
+
+
+def _answered(ops: Sequence[Op]) -> Iterator[Op]:
+    """Leave out what was read while it was being written.
+
+    The kernel shows others what a program writes before the write is answered, and what was there
+    before if it drops the page meanwhile.
+    """
+    writes = [op for op in ops if op.changes]
+
+    def is_early(read: Op) -> bool:
+        return any(
+            _value(write) == _value(read)
+            and write.invoked_s <= read.answered_s
+            and read.invoked_s <= write.answered_s
+            for write in writes
+        )
+
+    return (op for op in ops if op.changes or not is_early(op))
+
+
+def _value(op: Op) -> str:
+    return op.text.rpartition(": ")[2]
 
 
 def _allowing(ops: Sequence[Op], stale_s: float) -> list[Op]:
