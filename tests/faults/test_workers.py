@@ -1,6 +1,8 @@
 """Workers that are killed while they share one job: [job-4], [job-5].
 
-`make test` kills a few, `make faults` one every five seconds for five minutes.
+`make test` kills a few, `make faults` one every five seconds for five minutes. On ceph workers that
+die one after the other make those that live wait for what they held, and with them who would end
+their sessions: `make faults` shows it. A single death is tested in tests/mount/test_jobs.py.
 """
 
 from __future__ import annotations
@@ -148,6 +150,7 @@ def _workers(back: Back) -> int:
     return sum(name.startswith("worker.") for name in back.names("jobs"))
 
 
+@pytest.mark.parametrize("unmounted", ["posix"], indirect=True)
 def test_workers_that_are_killed_are_replaced(unmounted: Gateway, back: Back) -> None:
     _play(unmounted, back, _FEW_S)
 
