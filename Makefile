@@ -16,7 +16,7 @@ TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl a
 PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults"
 STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
-SLOW := $(patsubst %,tests/mount/test_%.py,hold limit policy pressure tree)
+SLOW := $(patsubst %,tests/mount/test_%.py,hold jobs limit pending policy pressure tree)
 MOUNT = $(filter-out $(SLOW),$(wildcard tests/mount/test_*.py))
 
 .DEFAULT_GOAL := help
