@@ -59,18 +59,20 @@ class Discard:
         Raises:
             FSError: nothing has changed.
         """
-        job_id = f"{self._clock():016x}.{self._instance}"
+        job_id = layout.make_id(self._clock(), self._instance)
         claim = ledger.TREE + job_id.encode()
-        background = await self._domains.at(domain.root.ino)
+        background: Domain | None = None
         if victim.attr.is_dir:
+            background = await self._domains.at(domain.root.ino)
             job = _job(job_id, claim, at, who, self._storage.token(at.parent))
             await self._plan(background, job, victim)
         try:
             purging = domain.service(layout.PURGING)
             await self._storage.rename(at.parent, at.name, purging, claim, GATEWAY)
         except BaseException:
-            with trio.CancelScope(shield=True), contextlib.suppress(FSError):
-                await ledger.drop(background, job_id)
+            if background is not None:
+                with trio.CancelScope(shield=True), contextlib.suppress(FSError):
+                    await ledger.drop(background, job_id)
             raise
         self._wake()
 
