@@ -25,7 +25,7 @@ from asyncdelete.ledger import Known
 from asyncdelete.task import WATCH_S, Task, Tools
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.errors import FSError, FullError
-from cephfs_ext.core.types import Credentials
+from cephfs_ext.core.types import Credentials, Ino
 from trashbin import layout
 from trashbin.domain import Domain
 from trashbin.domains import Domains
@@ -74,6 +74,8 @@ class Worker:
         self._clock = clock
         self._kept_s = kept_s
         self._running: dict[str, Known] = {}
+        self._over: dict[Ino, dict[str, int]] = {}
+        """When jobs ended that are over, by domain and id: as many as its ledger has."""
         self._woken = trio.Event()
         self._ended = trio.Event()
         self.left = 0
@@ -134,9 +136,27 @@ class Worker:
             try:
                 for claim in await ledger.adopt(domain):
                     await self._remove_without_job(domain, claim)
-                found += await ledger.read_all(domain)
+                found += await self._read(domain)
             except FSError as exc:
                 _log.warning("jobs of domain %x: %s", domain.root.ino, exc)
+        return found
+
+    async def _read(self, domain: Domain) -> list[Known]:
+        """Read a ledger, but for what is known to be over, and is remembered: that stays so."""
+        there, root = await ledger.ids(domain), domain.root.ino
+        over = self._over.setdefault(root, {})
+        self._over[root] = {job_id: over[job_id] for job_id in there if job_id in over}
+        found: list[Known] = []
+        for job_id in there:
+            ended_ns = self._over[root].get(job_id)
+            if ended_ns is not None and time.time_ns() - ended_ns < self._kept_s * 1e9:
+                continue
+            known = await ledger.read(domain, job_id)
+            if known is None:
+                continue
+            found.append(known)
+            if known.result is not None and known.state in jobs.OVER:
+                self._over[root][job_id] = known.result.ended_ns
         return found
 
     async def _remove_without_job(self, domain: Domain, claim: bytes) -> None:
@@ -182,7 +202,7 @@ class Worker:
 
     async def plan_purge(self, domain: Domain, cred: Credentials) -> bytes:
         """Note that entries are about to be claimed, together; as `Remover` has it."""
-        job_id = f"{self._clock():016x}.{self._instance}"
+        job_id = layout.make_id(self._clock(), self._instance)
         claim = ledger.PURGED + job_id.encode()
         job = Job(
             id=job_id, claim=claim, kind="purged", uid=cred.uid, gid=cred.gid, groups=cred.groups
