@@ -59,19 +59,11 @@ class Giving:
         parent = Ino(job.parent or domain.root.ino)
         name = job.name or job.claim
         entry = EntryName(self._clock(), self._instance, job.uid, parent, name)
-        await self._rename(domain, domain.service(layout.PURGING), job.claim, entry)
+        purging = domain.service(layout.PURGING)
+        await domain.move_in(domain.shard_of(parent), entry, purging, job.claim)
         was = Was(job.path or name, parent, job.parent_token, found.attr, "tree")
         self._audit.kept(domain.root.ino, entry, was, Deleter(job.cred, 0, job.command))
         return entry.id
-
-    async def _rename(self, domain: Domain, above: Node, name: bytes, entry: EntryName) -> None:
-        shard = domain.shard_of(entry.parent)
-
-        async def rename() -> None:
-            async with domain.entry_dir(shard, entry) as directory:
-                await domain.storage.rename(above, name, directory, entry.path[-1], GATEWAY)
-
-        await domain.in_hour(shard.node, entry.hour, rename)
 
     async def _entries(self, domain: Domain, job: Job, claim: Node) -> None:
         storage = domain.storage

@@ -27,6 +27,7 @@ from trashbin.files import (
     make_dir,
     names_in,
     read_record,
+    remove_dir,
     remove_quietly,
     write_record,
 )
@@ -85,9 +86,7 @@ async def drop(domain: Domain, job_id: str) -> None:
     storage, above = domain.storage, domain.service(layout.JOBS)
     with contextlib.suppress(NotFoundError):
         async with _opened(domain, job_id) as node:
-            for name in await names_in(storage, node):
-                await remove_quietly(storage, node, name)
-        await storage.rmdir(above, job_id.encode(), GATEWAY)
+            await remove_dir(storage, above, job_id.encode(), node)
 
 
 async def ids(domain: Domain) -> list[str]:

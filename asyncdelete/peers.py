@@ -26,10 +26,9 @@ import trio
 
 from cephfs_ext.core.errors import DeniedError, FSError, NotFoundError
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
-from cephfs_ext.core.types import GATEWAY
 from trashbin import layout
 from trashbin.domains import Domains
-from trashbin.files import make_dir, names_in, read_record, remove_quietly, write_record
+from trashbin.files import make_dir, names_in, read_record, remove_dir, write_record
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class Peers:
                 yield
         finally:
             with trio.CancelScope(shield=True), contextlib.suppress(FSError):
-                await self._remove(jobs, self._name, mine)
+                await remove_dir(self._storage, jobs, self._name, mine)
             self._storage.forget(mine)
 
     async def living(self) -> frozenset[str]:
@@ -165,7 +164,7 @@ class Peers:
                 _log.warning("worker %s is gone; its sessions are ended", _name_of(name))
                 await self._storage.end_sessions(about.sessions)
                 self._meter.count("workers_lost_total")
-            await self._remove(jobs, name, found.node)
+            await remove_dir(self._storage, jobs, name, found.node)
 
     async def _about_of(self, node: Node) -> About | None:
         try:
@@ -176,11 +175,6 @@ class Peers:
         except msgspec.DecodeError as exc:
             _log.warning("what a worker says of itself can't be read: %s", exc)
             return About(host="", pid=0)
-
-    async def _remove(self, jobs: Node, name: bytes, node: Node) -> None:
-        for inside in await names_in(self._storage, node):
-            await remove_quietly(self._storage, node, inside)
-        await self._storage.rmdir(jobs, name, GATEWAY)
 
 
 def _is_worker(name: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import itertools
@@ -11,7 +10,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ from bench.counters import Counters
 from bench.peers import GATEWAY, Peer
 from bench.workload import Cache, Place, Workload
 from tests.cluster.ceph import CephCluster
+from tests.commands import acting_as
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Bench:
         self._as_user(workload.setup, place)
 
     def _as_user(self, step: Callable[[Place], T], place: Place) -> T:
-        with _acting_as(self._uid):
+        with acting_as(self._uid):
             return step(place)
 
     def _sample(self, workload: Workload, peer: Peer, place: Place) -> Sample:
@@ -191,22 +191,6 @@ def _timed(workload: Workload, place: Place) -> tuple[float, int]:
         return time.perf_counter() - begun, units
     finally:
         gc.enable()
-
-
-@contextlib.contextmanager
-def _acting_as(uid: int) -> Iterator[None]:
-    """Be an ordinary user while the body runs: root is spared checks that everybody else pays."""
-    if uid == os.geteuid():
-        yield
-        return
-    os.setgroups([])
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def _drop_caches(what: int) -> None:

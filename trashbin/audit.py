@@ -18,7 +18,7 @@ from cephfs_ext.core.types import Attr, Credentials, Ino
 from trashbin.ancestors import Ancestors
 from trashbin.event_ids import EventIds
 from trashbin.journal import Fate, Journal, Record
-from trashbin.layout import EntryName
+from trashbin.layout import EntryName, make_id
 
 _KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 
@@ -134,7 +134,7 @@ class Audit:
         """Record something that was really removed; its path is relative to the served root."""
         if self._wanted:
             now_ns = self._clock()
-            record = self._record(f"{now_ns:016x}.{self._instance}", was, who, bypass)
+            record = self._record(make_id(now_ns, self._instance), was, who, bypass)
             self._journal.record(self._root, now_ns, record)
 
     def _record(self, record_id: str, was: Was, who: Deleter, bypass: Bypass) -> Record:

@@ -249,6 +249,15 @@ class Domain:
             self.drop_hour(above, hour)
             await step()
 
+    async def move_in(self, shard: Shard, entry: EntryName, above: Node, name: bytes) -> None:
+        """Rename something of the gateway's own to where an entry lies in a shard."""
+
+        async def rename() -> None:
+            async with self.entry_dir(shard, entry) as directory:
+                await self.storage.rename(above, name, directory, entry.path[-1], GATEWAY)
+
+        await self.in_hour(shard.node, entry.hour, rename)
+
     def drop_hour(self, above: Node, hour: bytes) -> None:
         """Forget a directory that turned out to be gone, or may be: others may be using it."""
         self._drop((above.ino, hour))

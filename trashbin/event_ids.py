@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from cephfs_ext.core.limits import DELETE_EVENTS
 from cephfs_ext.core.ports import Meter
+from trashbin.layout import make_id
 
 
 class _Source(NamedTuple):
@@ -64,7 +65,7 @@ class EventIds:
         now_s, source = self._now_s(), _Source(uid, pid, started)
         known = self._going_on.pop(source, None)
         if known is None or known.until_s < now_s:
-            event_id = f"{self._clock():016x}.{self._instance}"
+            event_id = make_id(self._clock(), self._instance)
             self._make_room(now_s)
         else:
             event_id = known.id

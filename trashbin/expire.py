@@ -197,7 +197,7 @@ class Expiry:
         return True
 
     def _unique(self) -> bytes:
-        return f"{self._clock():016x}.{self._instance}".encode()
+        return layout.make_id(self._clock(), self._instance).encode()
 
     async def _set_damaged_aside(
         self, domain: Domain, above: bytes, hour: bytes, node: Node

@@ -302,6 +302,17 @@ async def exists(storage: Storage, parent: Node, name: bytes) -> bool:
     return True
 
 
+async def remove_dir(storage: Storage, parent: Node, name: bytes, node: Node) -> None:
+    """Remove a directory of the gateway's own with the files in it.
+
+    Raises:
+        NotFoundError: it is gone.
+    """
+    for inside in await names_in(storage, node):
+        await remove_quietly(storage, node, inside)
+    await storage.rmdir(parent, name, GATEWAY)
+
+
 async def remove_quietly(storage: Storage, parent: Node, name: bytes) -> bool:
     """Remove a file of the gateway's own; False if it was gone already."""
     try:

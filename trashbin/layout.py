@@ -107,7 +107,7 @@ class EntryName(NamedTuple):
     @property
     def id(self) -> str:
         """What users call the entry: `<deleted ns>.<instance>`."""
-        return f"{self.deleted_ns:016x}.{self.instance}"
+        return make_id(self.deleted_ns, self.instance)
 
     @property
     def hour(self) -> bytes:
@@ -254,6 +254,11 @@ def hour_end_s(raw: bytes) -> int | None:
     except ValueError:
         return None
     return int(start.replace(tzinfo=datetime.UTC).timestamp()) + HOUR_S
+
+
+def make_id(time_ns: int, instance: str) -> str:
+    """Make the id of something that an instance does at a time: `<ns, 16 hex>.<instance>`."""
+    return f"{time_ns:016x}.{instance}"
 
 
 def parse_id(text: str) -> tuple[int, str] | None:

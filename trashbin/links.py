@@ -158,12 +158,7 @@ async def take_place(domain: Domain, above: Node, leaf: bytes, item: Item) -> No
     """
     term = layout.term_of(item.above)
     shard = domain.shard_of(item.entry.parent, term=term)
-
-    async def rename() -> None:
-        async with domain.entry_dir(shard, item.entry) as directory:
-            await domain.storage.rename(above, leaf, directory, item.entry.path[-1], GATEWAY)
-
-    await domain.in_hour(shard.node, item.entry.hour, rename)
+    await domain.move_in(shard, item.entry, above, leaf)
     await tombs.exhume(domain, item.entry, item.ino, term)
 
 

@@ -137,7 +137,7 @@ class Restore:
     @contextlib.asynccontextmanager
     async def _run(self, domain: Domain) -> AsyncIterator[Node]:
         """Lend a directory to assemble in, locked; it goes in the end if it is empty."""
-        run = f"{self._clock():016x}.{self._instance}".encode()
+        run = layout.make_id(self._clock(), self._instance).encode()
         restoring = domain.service(layout.RESTORING)
         aside = (await self._storage.mkdir(restoring, run, 0o700, GATEWAY)).node
         try:

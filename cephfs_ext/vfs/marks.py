@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cephfs_ext.core.errors import FSError
@@ -56,17 +57,16 @@ class Marks:
 
     async def protected(self, directory: NodeId) -> bool:
         """Tell whether a directory, or one above it, is protected."""
-        for node_id, node in self._nodes.above(directory):
-            said = await self._ask(node_id, node)
-            if said.protect == b"1":
-                return True
-        return False
+        return await self._is_any(directory, lambda said: said.protect == b"1")
 
     async def strict(self, directory: NodeId) -> bool:
         """Tell whether deletes in a directory are to be carried out before they are answered."""
+        return await self._is_any(directory, lambda said: said.strict == b"1")
+
+    async def _is_any(self, directory: NodeId, is_so: Callable[[_Said], bool]) -> bool:
+        """Tell whether something is so of a directory, or of one above it."""
         for node_id, node in self._nodes.above(directory):
-            said = await self._ask(node_id, node)
-            if said.strict == b"1":
+            if is_so(await self._ask(node_id, node)):
                 return True
         return False
 

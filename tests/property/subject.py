@@ -27,6 +27,7 @@ from cephfs_ext.control.service import (
     TrashListing,
     TrashQuery,
 )
+from tests.commands import acting_as
 from tests.faults.storage import Back
 from tests.gateway import Gateway
 from tests.posix.libc import RENAME_EXCHANGE, RENAME_NOREPLACE, rename2
@@ -61,28 +62,11 @@ class Subject:
         self._clients: dict[int, Client] = {}
         self.top: Path = ()
 
-    @contextlib.contextmanager
-    def _acting(self, uid: int) -> Iterator[None]:
-        """Be a user with one group, of the same number; root has nothing to do for that."""
-        if not uid:
-            yield
-            return
-        groups = os.getgroups()
-        os.setgroups([])
-        os.setegid(uid)
-        os.seteuid(uid)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(groups)
-
     def _post(self, path: str, body: object, kind: type[T], uid: int) -> T:
         name = "control.sock" if uid else "admin.sock"
         if uid not in self._clients:
             self._clients[uid] = Client(str(self.gateway.directory / name))
-        with self._acting(uid):
+        with acting_as(uid):
             return self._clients[uid].post(path, body, kind)
 
     @property
@@ -103,12 +87,12 @@ class Subject:
     # names
 
     def mkdir(self, path: Path, mode: int, uid: int = 0) -> None:
-        with self._acting(uid):
+        with acting_as(uid):
             os.mkdir(self._at(path), mode)
 
     def create(self, path: Path, mode: int, data: bytes, uid: int = 0) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        with self._acting(uid), self._opened(path, flags, mode) as fd:
+        with acting_as(uid), self._opened(path, flags, mode) as fd:
             self._write(fd, 0, data)
 
     def symlink(self, path: Path, target: bytes) -> None:
@@ -118,11 +102,11 @@ class Subject:
         os.link(self._at(path), self._at(new), follow_symlinks=False)
 
     def unlink(self, path: Path, uid: int = 0) -> None:
-        with self._acting(uid):
+        with acting_as(uid):
             os.unlink(self._at(path))
 
     def rmdir(self, path: Path, uid: int = 0) -> None:
-        with self._acting(uid):
+        with acting_as(uid):
             os.rmdir(self._at(path))
 
     def rename(self, path: Path, new: Path) -> None:
@@ -135,7 +119,7 @@ class Subject:
         rename2(self._path(path), self._path(new), RENAME_EXCHANGE)
 
     def move_to_trash(self, path: Path, trash_of: Path, uid: int = 0) -> None:
-        with self._acting(uid):
+        with acting_as(uid):
             os.rename(self._at(path), self._at((*trash_of, b".trashbin", b"whatever")))
 
     # inodes
