@@ -75,6 +75,8 @@ class _Gathering:
         self._hours: list[bytes] = []
         self._below: dict[Ino, list[_Seen]] = defaultdict(list)
         """What was deleted from a directory and isn't looked at yet."""
+        self._replaced: dict[Ino, list[_Seen]] = defaultdict(list)
+        """Tombstones by their inodes: a number may have been another directory's before."""
         self._begin_ns = self._end_ns = deleted_ns
         self._items: list[Item] = []
         self._dirs: set[Ino] = set(within)
@@ -102,8 +104,13 @@ class _Gathering:
         async def one(above: bytes) -> None:
             for listed in await names_of_hour(self._domain, above, hour):
                 entry = layout.parse_entry(listed.name)
-                if entry is not None and entry.instance == self._instance:
-                    self._below[entry.parent].append(_Seen(above, hour, listed, entry))
+                if entry is None or entry.instance != self._instance:
+                    continue
+                seen = _Seen(above, hour, listed, entry)
+                self._below[entry.parent].append(seen)
+                tomb = layout.parse_tomb(listed.name) if layout.is_tombs(above) else None
+                if tomb is not None:
+                    self._replaced[tomb[1]].append(seen)
 
         await for_each(directories_of_hours(self._domain), one, at_once=_AT_ONCE)
         self._hours.append(hour)
@@ -122,8 +129,13 @@ class _Gathering:
         before = -1
         while before != len(self._items):
             before = len(self._items)
-            wanted = [seen for ino in self._dirs for seen in self._below.pop(ino, [])]
-            await self._look_at([seen for seen in wanted if seen.entry.deleted_ns <= self._end_ns])
+            wanted = [
+                seen
+                for ino in self._dirs
+                for seen in (*self._below.pop(ino, ()), *self._replaced.pop(ino, ()))
+                if seen.entry.deleted_ns <= self._end_ns
+            ]
+            await self._look_at(list(dict.fromkeys(wanted)))
 
     async def _look_at(self, wanted: list[_Seen]) -> None:
         places: dict[tuple[bytes, bytes], list[NameOfHour]] = defaultdict(list)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.soak.linearize import Op
-from tests.soak.observer import Rename, Seen
+from tests.soak.observer import Rename, Restored, Seen
 from trashbin import layout, tombs
 
 _OWN = (layout.JOURNAL, layout.JOBS)
@@ -115,8 +115,31 @@ def _arrivals(op: Op, ops: Sequence[Op], stale_s: float) -> Iterator[int]:
     if isinstance(op, Seen):
         yield op.who
     if isinstance(op, Rename):
-        from_s, until_s = op.invoked_s - stale_s, op.answered_s
-        for seen in ops:
-            recent = from_s <= seen.answered_s and seen.invoked_s <= until_s
-            if recent and isinstance(seen, Seen) and seen.name == op.name:
-                yield seen.who
+        yield from _holders(op.name, op.invoked_s - stale_s, op.answered_s, ops, frozenset({op}))
+    if isinstance(op, Restored):
+        yield from _holders(op.name, op.invoked_s, op.answered_s + stale_s, ops, frozenset({op}))
+
+
+def _holders(
+    name: int, from_s: float, until_s: float, ops: Sequence[Op], followed: frozenset[Op]
+) -> Iterator[int]:
+    """Yield who may have had a name in a time: who came there then, and who was there before.
+
+    Whoever was renamed to it without having been looked at is followed to where they came from.
+    """
+    told = [op for op in ops if _tells_of(op, name) and op.invoked_s <= until_s]
+    found_earlier = False
+    for op in sorted(told, key=lambda op: op.answered_s, reverse=True):
+        if op.answered_s < from_s:
+            if found_earlier:
+                return
+            found_earlier, from_s = True, op.invoked_s
+        if isinstance(op, Seen):
+            yield op.who
+        elif isinstance(op, Rename) and op not in followed:
+            yield from _holders(op.name, op.invoked_s, op.answered_s, ops, followed | {op})
+
+
+def _tells_of(op: Op, name: int) -> bool:
+    """Tell whether an operation says who had a name."""
+    return name == (op.new_name if isinstance(op, Rename) else getattr(op, "name", None))

@@ -85,6 +85,13 @@ class Rename(Op):
     new_name: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored(Op):
+    """A name was given to what had been deleted."""
+
+    name: int = 0
+
+
 @dataclasses.dataclass
 class History:
     """What one worker has seen."""
@@ -229,7 +236,9 @@ class Observer:
 
     def look(self) -> None:
         """Stat a name."""
-        name = self._pick()
+        self._look_at(self._pick())
+
+    def _look_at(self, name: int) -> None:
         answer = self._ask("stat", lambda: os.lstat(self._path(name)))
         self._looked(f"stat {self._called(name)}", name, answer, lambda: answer.value)
 
@@ -313,7 +322,9 @@ class Observer:
         for step in steps:
             # its own kernel hears of it as late as any other
             background = f"{self._gateway}-background"
-            self._note(text, answer, step, keys, changes=True, gateway=background)
+            kind = functools.partial(Restored, name=name)
+            self._note(text, answer, step, keys, changes=True, gateway=background, kind=kind)
+        self._look_at(name)
 
     def _restored(self, name: int) -> str:
         entry_id = self._last_deleted(f"{self._group.path}/{self._called(name)}")

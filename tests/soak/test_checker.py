@@ -14,7 +14,7 @@ from tests.soak import models
 from tests.soak.conservation import overtaken
 from tests.soak.linearize import Op, State, check
 from tests.soak.models import Names
-from tests.soak.observer import Look, Rename, Seen
+from tests.soak.observer import Look, Rename, Restored, Seen
 
 A, B = 0, 1
 FILE, OTHER = 0x100, 0x101
@@ -107,6 +107,22 @@ def test_what_was_moved_to_a_name_during_a_rename_onto_it_may_be_lost() -> None:
     moved = Rename("mv", "A", 3, 4, (2, A), models.renamed(2, A), True, name=2, new_name=A)
     seen = Look("stat", "A", 1, 1.5, (2,), models.read_name(2, OTHER), False, name=2, who=OTHER)
     assert list(overtaken([seen, moved, onto], 3.0)) == [OTHER]
+
+
+def test_what_was_moved_without_being_looked_at_is_followed_back() -> None:
+    onto = Rename("mv", "B", 12, 15, (B, A), models.renamed(B, A), True, name=B, new_name=A)
+    moved = Rename("mv", "A", 13, 14, (3, A), models.renamed(3, A), True, name=3, new_name=A)
+    before = Rename("mv", "A", 3, 4, (2, 3), models.renamed(2, 3), True, name=2, new_name=3)
+    made = Seen("mkdir", "A", 1, 2, (2,), models.made(2, OTHER), True, name=2, who=OTHER)
+    earlier = Seen("mkdir", "A", 0, 0.5, (3,), models.made(3, FILE), True, name=3, who=FILE)
+    assert list(overtaken([earlier, made, before, moved, onto], 1.0)) == [OTHER]
+
+
+def test_what_was_restored_during_a_rename_is_who_is_seen_then() -> None:
+    onto = Rename("mv", "B", 2, 5, (B, A), models.renamed(B, A), True, name=B, new_name=A)
+    back = Restored("restore", "A", 3, 4, (A,), models.restored(A), True, name=A)
+    seen = Look("stat", "A", 4, 4.5, (A,), models.read_name(A, OTHER), False, name=A, who=OTHER)
+    assert list(overtaken([onto, back, seen], 1.0)) == [OTHER]
 
 
 @st.composite

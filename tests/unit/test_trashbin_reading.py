@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from tests.property.gateways import (
     make_files,
     make_link,
     parts,
+    replace,
     victim,
+    walk_to,
 )
 from tests.property.scenarios import newest
 from trashbin import layout
@@ -65,6 +68,28 @@ class Reads:
         if self._names.get(parent.ino) == layout.JOURNAL:
             self.journals.add(name)
         return await self._lookup(parent, name)
+
+
+async def ino_of(gateway: Parts, path: bytes) -> int:
+    """Return the number of an inode."""
+    node = await walk_to(gateway.storage, path)
+    gateway.storage.forget(node)
+    return node.ino
+
+
+def use_again(base: Path, former: int, ino: int) -> None:
+    """Let all that the trash says of an inode that is gone be of another number.
+
+    As if a directory had been given the number later; which local file systems do at times.
+    """
+    trash = base / ".trashbin"
+    for entry in trash.glob(f"r*/*/*.{former:x}.*"):
+        entry.rename(entry.with_name(entry.name.replace(f".{former:x}.", f".{ino:x}.")))
+    (tomb,) = trash.glob(f"tombs/*/*.{former:x}")
+    text = tomb.readlink()
+    tomb.unlink()
+    changed = str(text).replace(f'"ino":{former},', f'"ino":{ino},')
+    tomb.with_name(tomb.name.replace(f".{former:x}", f".{ino:x}")).symlink_to(changed)
 
 
 class TestFind:
@@ -138,6 +163,30 @@ class TestFind:
                     found = await gateway.service.find(OPERATOR, tree.top.entry.id)
                     assert found.path == b"/".join((b"t0", *path))
                     assert len(list(found.tree.walk())) == len(list(tree.walk()))
+
+        play(script)
+
+    def test_number_of_a_replaced_directory_that_is_used_again_says_nothing(
+        self, play: Play
+    ) -> None:
+        """A local file system gives the next directory the number of one that is gone."""
+
+        async def script(ground: PosixGround) -> None:
+            async with parts(ground, "000a") as gateway:
+                await make_dirs(gateway.storage, b"moved", b"empty")
+                await make_files(gateway.storage, b"moved/1", b"moved/2")
+                former = await ino_of(gateway, b"moved")
+                await delete(gateway, b"moved/1")
+                await delete(gateway, b"moved/2")
+                await replace(gateway, b"empty", b"moved")
+                await make_dirs(gateway.storage, b"top")
+                await make_files(gateway.storage, b"top/2", b"top/3")
+                use_again(ground.directory, former, await ino_of(gateway, b"top"))
+                await delete_tree(gateway, b"top")
+                wanted = (await newest(gateway, b"top")).tree.top.entry.id
+                found = await gateway.service.find(OPERATOR, wanted)
+                names = {tree.top.entry.name for tree, _ in found.tree.walk()}
+                assert names == {b"top", b"2", b"3"}
 
         play(script)
 
