@@ -1,49 +1,67 @@
-"""How far a long command is, on a line of the terminal that is gone in the end."""
+"""How far a long command is: a bar on the terminal, which is gone in the end."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cephfs_ext.control.client import Tell
 from cephfs_ext.control.service import RequestProgress
 
+ShowProgress = Callable[[int, int | None, str], None]
+"""Shows how much is done, out of how much (None if nobody knows), and a remark."""
+
 
 @contextlib.contextmanager
-def bar(verb: str, *, wanted: bool) -> Iterator[Tell | None]:
+def bar(what: str, *, wanted: bool) -> Iterator[ShowProgress | None]:
     """Lend what shows how far something is; None if nobody would see it.
 
     Args:
-        verb: what is being done, as in `restored 3 of 7 entries`.
+        what: what is being done.
         wanted: False for output that programs read.
     """
     if not wanted or not sys.stderr.isatty():
         yield None
         return
-    begun_s = time.monotonic()
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    def tell(progress: RequestProgress) -> None:
-        _write(line(verb, progress, time.monotonic() - begun_s))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None, remark="")
 
-    try:
-        yield tell
-    finally:
-        _write("")
+        def show(done: int, total: int | None, remark: str) -> None:
+            progress.update(task, completed=done, total=total, remark=remark)
 
-
-def line(verb: str, progress: RequestProgress, took_s: float) -> str:
-    """Say how far something is, and how fast."""
-    if progress.total is None:
-        return "looking through the trash"
-    percent = 100 * progress.done // max(1, progress.total)
-    rate = int(progress.done / took_s) if took_s > 0 else 0
-    text = f"{verb} {progress.done} of {progress.total} entries, {percent}%, {rate}/s"
-    return f"{text}; stopping" if progress.stopping else text
+        yield show
 
 
-def _write(text: str) -> None:
-    """Put a text in the place of the one before."""
-    sys.stderr.write(f"\r\x1b[K{text}")
-    sys.stderr.flush()
+@contextlib.contextmanager
+def bar_of_request(what: str, *, wanted: bool) -> Iterator[Tell | None]:
+    """Lend the same for a request of which the daemon says how far it is."""
+    with bar(what, wanted=wanted) as show:
+
+        def tell(progress: RequestProgress) -> None:
+            if show is not None:
+                show(progress.done, progress.total, _remark(progress))
+
+        yield None if show is None else tell
+
+
+def _remark(progress: RequestProgress) -> str:
+    if progress.stopping:
+        return "stopping"
+    return "looking through the trash" if progress.total is None else ""

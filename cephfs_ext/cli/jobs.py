@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from cephfs_ext.cli.bar import ShowProgress, bar
 from cephfs_ext.cli.connect import connect, relative
 from cephfs_ext.cli.options import PATH, config_options, json_option, seconds
 from cephfs_ext.cli.output import (
@@ -16,7 +17,6 @@ from cephfs_ext.cli.output import (
     print_json,
     print_rows,
     printable,
-    progress_of,
 )
 from cephfs_ext.control.client import Client
 from cephfs_ext.control.jobs import (
@@ -172,10 +172,11 @@ def wait_for(
     """
     end_s = None if timeout_s is None else time.monotonic() + timeout_s
     query = JobQuery(ids=list(ids))
-    with progress_of("removing", wanted=with_bar) as show_progress:
+    with bar("removing", wanted=with_bar) as show_progress:
         while True:
             listing = _list(client, query)
-            _show(listing, show_progress)
+            if show_progress is not None:
+                _show(listing, show_progress)
             if all(item.state in _CODES for item in listing.items):
                 return listing
             if end_s is not None and time.monotonic() > end_s:
@@ -194,7 +195,7 @@ def exit_code_of(listing: JobListing) -> int:
     return max((_CODES[item.state] for item in listing.items), default=ExitCode.OK)
 
 
-def _show(listing: JobListing, show: Callable[[int, int | None, str], None]) -> None:
+def _show(listing: JobListing, show: ShowProgress) -> None:
     """Show how far jobs are, together."""
     done = sum(item.files + item.dirs for item in listing.items)
     left = [item.entries_left for item in listing.items]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -98,50 +97,6 @@ def print_rows(
 ) -> None:
     """Print a whole table; see `Rows`."""
     Rows(headings, long=long).print(rows)
-
-
-ShowProgress = Callable[[int, int | None, str], None]
-"""Shows how much is done, out of how much (None if nobody knows), and a remark."""
-
-
-def _show_nothing(*_: object) -> None:
-    pass
-
-
-@contextlib.contextmanager
-def progress_of(what: str, *, wanted: bool) -> Iterator[ShowProgress]:
-    """Show a bar on standard error while the body runs, if that is a terminal.
-
-    Args:
-        what: what is being done.
-        wanted: False to show nothing in any case.
-    """
-    if not wanted or not sys.stderr.isatty():
-        yield _show_nothing
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None, remark="")
-
-        def show(done: int, total: int | None, remark: str) -> None:
-            progress.update(task, completed=done, total=total, remark=remark)
-
-        yield show
 
 
 def human_size(size: int | None) -> str:

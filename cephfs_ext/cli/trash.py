@@ -13,7 +13,7 @@ from typing import TypeVar
 import click
 import msgspec
 
-from cephfs_ext.cli.bar import bar
+from cephfs_ext.cli.bar import bar_of_request
 from cephfs_ext.cli.connect import Connection, connect, relative
 from cephfs_ext.cli.listing import (
     print_event,
@@ -265,7 +265,7 @@ def restore(
         on_conflict=on_conflict,  # type: ignore[arg-type]
         dry_run=dry_run,
     )
-    with bar("restored", wanted=not as_json) as tell:
+    with bar_of_request("restoring", wanted=not as_json) as tell:
         report = connection.client.post_long("/v1/trash/restore", request, RestoreReport, tell=tell)
     if as_json:
         print_json(report)
@@ -393,7 +393,7 @@ def _carry_out(client: Client, plan: PurgeReport, *, yes: bool, as_json: bool) -
         return msgspec.structs.replace(plan, dry_run=False)
     _confirm(plan, yes=yes)
     wanted = PurgeRequest(ids=[item.id for item in plan.trees])
-    with bar("removed", wanted=not as_json) as tell:
+    with bar_of_request("removing", wanted=not as_json) as tell:
         return client.post_long("/v1/trash/purge", wanted, PurgeReport, tell=tell)
 
 
