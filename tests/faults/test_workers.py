@@ -89,9 +89,8 @@ class _Watch:
     def look(self) -> bool:
         """Note whether anybody has got on; False if the job is over."""
         names = self._back.names(self._job)
-        removed = {
-            name: self._count(name) for name in names if name not in ("job.json", "result.json")
-        }
+        reports = {name for name in names if name.endswith(".json")} - {"job.json", "result.json"}
+        removed = {name: self._count(name) for name in reports}
         now_s = time.monotonic()
         if any(count > self._removed.get(name, 0) for name, count in removed.items()):
             self._since_s = now_s
