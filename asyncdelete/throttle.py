@@ -3,10 +3,10 @@
 Each rank has a budget of batches that may be under way. It grows by one a step while the time that
 an entry takes stays near the least that was seen of late, and shrinks by a third a step when that
 time, or what the rank has still to do for names that are gone, is too much. Below one batch there
-are pauses between batches. It never falls below a tenth, so nothing but a pause of an operator and
-a closed window stops removal.
+are pauses between batches. It never falls below a tenth, so nothing but a closed window stops
+removal for good; what an operator pauses are jobs.
 
-Concurrency: used in the event loop only. Who has been let in waits for pause, window and rate with
+Concurrency: used in the event loop only. Who has been let in waits for window and rate with
 its place in hand, so that the turns of owners stay true. All times are trio's clock.
 """
 
@@ -116,19 +116,12 @@ class Throttle:
         self._seconds_of_day = seconds_of_day
         self._ranks: dict[Rank, _Budget] = {}
         self._paid_until_s = float("-inf")
-        self._running = trio.Event()
-        self._running.set()
         self._trace: deque[Step] = deque(maxlen=THROTTLE_TRACE)
 
     @property
     def trace(self) -> Sequence[Step]:
         """The last decisions, the oldest first."""
         return tuple(self._trace)
-
-    @property
-    def is_paused(self) -> bool:
-        """True between `pause` and `resume`."""
-        return not self._running.is_set()
 
     @property
     def is_closed(self) -> bool:
@@ -138,15 +131,6 @@ class Throttle:
     def limit(self, rank: Rank) -> float:
         """Return how many batches may be under way on a rank; below 1 there are pauses."""
         return self._budget(rank).limit
-
-    def pause(self) -> None:
-        """Let no batch begin any more; those under way end."""
-        if not self.is_paused:
-            self._running = trio.Event()
-
-    def resume(self) -> None:
-        """Go on."""
-        self._running.set()
 
     @contextlib.asynccontextmanager
     async def slot(self, owner: int, rank: Rank) -> AsyncIterator[Slot]:
@@ -177,10 +161,7 @@ class Throttle:
     async def _wait_until_open(self, budget: _Budget) -> None:
         await self._look_at_load(budget)
         while True:
-            if self.is_paused:
-                self._meter.count("purge_held_back_total", reason="paused")
-                await self._running.wait()
-            elif (wait_s := self._closed_s()) > 0:
+            if (wait_s := self._closed_s()) > 0:
                 self._meter.count("purge_held_back_total", reason="window")
                 await trio.sleep(min(wait_s, _LOOK_S))
             elif (wait_s := self._paid_until_s - trio.current_time()) > 0:

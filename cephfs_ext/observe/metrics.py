@@ -212,7 +212,7 @@ TABLE = (
         "counter",
         "purge_held_back_total",
         "Times that the throttle has made removal slower, or wait.",
-        _one("reason", ["latency", "strays", "purge_queue", "rate", "window", "paused"]),
+        _one("reason", ["latency", "strays", "purge_queue", "rate", "window"]),
     ),
     Metric("gauge", "purge_batches_allowed", "Batches of removal that may be under way."),
     Metric("counter", "journal_records_total", "Lines written into journals."),

@@ -182,20 +182,6 @@ def test_rate_is_kept() -> None:
     run(script)
 
 
-def test_pause_lets_nothing_begin_and_resume_goes_on() -> None:
-    async def script() -> None:
-        one = throttle()
-        one.pause()
-        assert one.is_paused
-        with trio.move_on_after(1000) as scope:
-            await batches(one, 1, 0.001)
-        assert scope.cancelled_caught
-        one.resume()
-        await batches(one, 10, 0.001)
-
-    run(script)
-
-
 @pytest.mark.parametrize(
     ("window", "now_h", "waits_h"),
     [
@@ -238,11 +224,6 @@ def test_who_is_cancelled_while_waiting_leaves_no_place_taken() -> None:
                     async with one.slot(2, RANK):
                         pass
                 assert scope.cancelled_caught
-        one.pause()
-        with trio.move_on_after(1):
-            async with one.slot(2, RANK):
-                pass
-        one.resume()
         with trio.fail_after(1):
             async with one.slot(3, RANK):
                 pass
