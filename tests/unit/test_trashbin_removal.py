@@ -253,6 +253,30 @@ class TestExpiry:
 
         play(script, late_h=EXPIRED_H)
 
+    def test_hour_is_let_go_by_one_rename_of_each_shard(self, play: Play) -> None:
+        async def script(gateway: Parts, top: Path) -> None:
+            for number in range(8):
+                name = b"d%d" % number
+                files = [b"%s/f%d" % (name, file) for file in range(50)]
+                await make_dirs(gateway.storage, name)
+                await make_files(gateway.storage, *files)
+                for file in files:
+                    await delete(gateway, file)
+            storage: Any = gateway.storage
+            original, renamed = storage.rename, []
+
+            async def rename(parent: Any, name: bytes, *rest: Any) -> None:
+                renamed.append(name)
+                await original(parent, name, *rest)
+
+            hours = list((top / ".trashbin").glob("r0.*/20*"))
+            storage.rename = rename
+            await gateway.expiry.once()
+            assert sorted(renamed) == sorted(hour.name.encode() for hour in hours)
+            assert (await gateway.service.contents(OPERATOR)).trees == []
+
+        play(script, late_h=EXPIRED_H)
+
     def test_what_is_younger_stays(self, play: Play) -> None:
         async def script(gateway: Parts, top: Path) -> None:
             await make_files(gateway.storage, b"a")
