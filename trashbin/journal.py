@@ -19,6 +19,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Container, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
+import msgspec
 import trio
 
 from cephfs_ext.core.errors import FSError, NotFoundError
@@ -105,30 +106,65 @@ _OPTIONAL_NUMBERS = ("owner", "size")
 _OPTIONAL_TEXTS = ("event", "host", "pod", "container", "why", "rule")
 
 
+class _Delete(msgspec.Struct, kw_only=True):
+    """A line as it stands there; what newer versions have beside it is ignored."""
+
+    id: str
+    path: str
+    path_raw: bytes | msgspec.UnsetType = msgspec.UNSET
+    uid: int
+    gid: int
+    pid: int
+    command: str
+    kind: str
+    ino: int
+    parent_token: bytes
+    parent: int = 0
+    owner: int | msgspec.UnsetType = msgspec.UNSET
+    size: int | msgspec.UnsetType = msgspec.UNSET
+    event: str = ""
+    host: str = ""
+    pod: str = ""
+    container: str = ""
+    why: str = ""
+    rule: str = ""
+
+
+_DELETES = msgspec.json.Decoder(_Delete)
+
+
 def parse_line(line: bytes) -> Record | None:
     """Decode one line; None if it is torn, foreign, or no delete's.
 
     Fields of newer versions are ignored, those that older ones don't have are empty.
     """
     try:
-        fields = json.loads(line)
-        texts = [fields[key] for key in ("id", "command", "kind")]
-        numbers = [fields[key] for key in ("uid", "gid", "pid", "ino")]
-        numbers.append(fields.get("parent", 0))
-        path = path_in(fields, "path")
-        token = base64.b64decode(fields["parent_token"], validate=True)
-        more = {key: fields[key] for key in _OPTIONAL_NUMBERS if key in fields}
-        more_texts = {key: fields[key] for key in _OPTIONAL_TEXTS if key in fields}
+        found = _DELETES.decode(line)
+        path = found.path.encode() if found.path_raw is msgspec.UNSET else found.path_raw
     except UNREADABLE:
         return None
-    sound = all(type(text) is str for text in (*texts, *more_texts.values()))
-    sound = sound and all(type(number) is int for number in (*numbers, *more.values()))
-    if not sound or layout.parse_id(texts[0]) is None:
+    if layout.parse_id(found.id) is None:
         return None
-    uid, gid, pid, ino, parent = numbers
-    command, kind = map(sys.intern, texts[1:])  # many lines have the same
-    more |= {key: sys.intern(text) for key, text in more_texts.items()}
-    return Record(texts[0], path, uid, gid, pid, command, kind, ino, token, parent, **more)
+    return Record(
+        id=found.id,
+        path=path,
+        uid=found.uid,
+        gid=found.gid,
+        pid=found.pid,
+        command=sys.intern(found.command),  # many lines have the same
+        kind=sys.intern(found.kind),
+        ino=found.ino,
+        parent_token=found.parent_token,
+        parent=found.parent,
+        owner=None if found.owner is msgspec.UNSET else found.owner,
+        size=None if found.size is msgspec.UNSET else found.size,
+        event=sys.intern(found.event),
+        host=sys.intern(found.host),
+        pod=sys.intern(found.pod),
+        container=sys.intern(found.container),
+        why=sys.intern(found.why),
+        rule=sys.intern(found.rule),
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

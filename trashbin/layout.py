@@ -245,6 +245,7 @@ def hour_name(time_ns: int) -> bytes:
     return when.strftime("%Y-%m-%dT%H").encode()
 
 
+@functools.lru_cache(maxsize=1024)
 def hour_end_s(raw: bytes) -> int | None:
     """Return when an hour is over, seconds since the epoch; None if `raw` names no hour."""
     if _HOUR.fullmatch(raw) is None:
