@@ -13,7 +13,7 @@ TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl a
 
 # Tests wait more than they work, so three processes share them. What counts what servers do, fills
 # or fails them, or shuts clients out, comes last and alone.
-PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults"
+PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults" --durations=15
 STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
 SLOW := $(patsubst %,tests/mount/test_%.py,hold jobs limit pending policy pressure tree)
@@ -71,14 +71,16 @@ check: deps-test venv ## format, lint, types, layers
 
 test: deps-test venv ## all tests, on both storages, with a cluster of their own
 	@$(SUDO) $(BIN)/python -m tests.cluster up
-	@mkdir -p build; \
+	@mkdir -p build; rm -f build/test-*.log; touch build/test-rest.log; \
 		$(PYTEST) $(MOUNT) $(CALM) tests/faults >build/test-mount.log 2>&1 & mount=$$!; \
 		$(PYTEST) $(SLOW) >build/test-slow.log 2>&1 & slow=$$!; \
-		$(PYTEST) $(patsubst %,--ignore=tests/%,mount ceph faults); code=$$?; \
-		for part in $$mount $$slow; do wait $$part || code=1; done; \
-		cat build/test-mount.log build/test-slow.log; \
+		$(PYTEST) $(patsubst %,--ignore=tests/%,mount ceph faults) >build/test-rest.log 2>&1 & rest=$$!; \
+		tail -n +1 -f --pid=$$rest build/test-rest.log; \
+		code=0; for part in $$mount $$slow $$rest; do wait $$part || code=1; done; \
+		cat build/test-mount.log build/test-slow.log; $(SUDO) $(BIN)/python -m tests.cluster status; \
 		$(PYTEST) $(STORMY) || code=1; \
-		$(SUDO) $(BIN)/python -m tests.cluster down; exit $$code
+		$(SUDO) $(BIN)/python -m tests.cluster down; \
+		grep -hE '^(E  |FAILED|ERROR)' build/test-*.log | tail -n 60; exit $$code
 
 soak: deps-test venv ## the slow tests: minutes, or SOAK_S seconds each
 	@$(SUDO) $(BIN)/python -m tests.cluster up

@@ -25,7 +25,7 @@ _LOAD_S = 0.2
 """How long the programs work before the MDS goes."""
 _PAUSE_S = 0.5
 _WAIT_S = 60.0
-"""Nobody waits longer: a standby takes over at once, or 6 s after the last beacon."""
+"""Nobody waits longer: a standby takes over at once, or 20 s after the last beacon."""
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ mon warn on insecure global id reclaim = false
 mon warn on insecure global id reclaim allowed = false
 mon allow pool delete = true
 mon data = {directory}/mon
+mon cluster log file = {directory}/log/cluster.log
 mon data avail warn = 1
 mon tick interval = 1
 mon data avail crit = 1
@@ -74,11 +75,17 @@ bluestore block size = 10737418240
 osd memory target = 939524096
 mds data = {directory}/mds.$id
 mds beacon interval = 1
-mds beacon grace = 6
+mds beacon grace = 20
 mds bal interval = 0
 ms bind port min = {port_min}
 ms bind port max = {port_max}
 """
+
+
+_TROUBLES = ("not responding", "isn't responding", "slow request", "unresponsive", "laggy")
+"""Words of the lines of the cluster log that explain a test that has waited for too long."""
+
+_TROUBLES_SHOWN = 20
 
 
 class ClusterError(Exception):
@@ -186,7 +193,16 @@ class CephCluster:
         if not status["daemons"]:
             return ["cluster: down"]
         lines = [f"cluster: {status['conf']}, {status['active_ranks']} active ranks"]
-        return lines + [f"  {name:<8}{pid}" for name, pid in status["daemons"].items()]
+        lines += [f"  {name:<8}{pid}" for name, pid in status["daemons"].items()]
+        return lines + [f"  {line}" for line in self._troubles()[-_TROUBLES_SHOWN:]]
+
+    def _troubles(self) -> list[str]:
+        """Return what the cluster log has of daemons and clients that did not answer."""
+        try:
+            log = (self.log_dir / "cluster.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return []
+        return [line for line in log.splitlines() if any(word in line for word in _TROUBLES)]
 
     # use
 
