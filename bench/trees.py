@@ -26,6 +26,7 @@ from tests.gateway import COMMAND, Gateway, ceph_gateway, file_system, posix_gat
 _PER_DIRECTORY = 1000
 _CLIENTS = 8
 _SMALL = 300
+_RECOGNISED = ("-o", "asyncdelete.recognise_rm=true")
 
 Way = Callable[[Gateway, Path], None]
 
@@ -38,7 +39,15 @@ def _mv(_: Gateway, top: Path) -> None:
     subprocess.run(["mv", top, top.parent / ".trashbin/"], check=True)
 
 
-WAYS: dict[str, Way] = {"cephfs-ext rm -r": _rm, "mv DIR .trashbin/": _mv}
+def _rm_rf(_: Gateway, top: Path) -> None:
+    subprocess.run(["rm", "-rf", top], check=True)
+
+
+WAYS: dict[str, Way] = {
+    "cephfs-ext rm -r": _rm,
+    "mv DIR .trashbin/": _mv,
+    "rm -rf, recognised": _rm_rf,
+}
 
 
 def _make_on_ceph(cluster: CephCluster, top: str, files: int) -> None:
@@ -77,7 +86,7 @@ def _gateway(storage: str, base: Path, sizes: dict[str, int]) -> Iterator[Gatewa
         gateway = posix_gateway(base)
         for name, files in sizes.items():
             _make_here(base / "source" / name, files)
-        with gateway.mounted():
+        with gateway.mounted(*_RECOGNISED):
             yield gateway
         return
     cluster = CephCluster()
@@ -87,7 +96,7 @@ def _gateway(storage: str, base: Path, sizes: dict[str, int]) -> Iterator[Gatewa
         gateway = ceph_gateway(cluster, base)
         for name, files in sizes.items():
             _make_on_ceph(cluster, f"{gateway.source.removeprefix('ceph:')}/{name}", files)
-        with gateway.mounted():
+        with gateway.mounted(*_RECOGNISED):
             yield gateway
     finally:
         if not was_running:
