@@ -79,6 +79,8 @@ class Restored(NamedTuple):
     """Inode that appeared."""
     inos: list[Ino]
     """Inodes that left the trash, that of the top among them."""
+    older: int
+    """Entries that stay in the trash: the tree had their names anew when it was deleted."""
 
 
 class Restore:
@@ -252,7 +254,7 @@ class Restore:
             await work.fill(tree, top.node)
         finally:
             self._storage.forget(top.node)
-        return Restored(1 + work.entries, work.failures, top.attr.ino, work.inos)
+        return Restored(1 + work.entries, work.failures, top.attr.ino, work.inos, work.older)
 
     async def put_back(self, domain: Domain, item: Item, aside: Node, above: Node) -> None:
         """Put one deleted name back into its directory, which lies aside."""
@@ -299,6 +301,7 @@ class _Assembly:
         self.entries = 0
         self.failures: list[Failure] = []
         self.inos: list[Ino] = []
+        self.older = 0
 
     async def fill(self, tree: Tree, node: Node) -> None:
         """Fill a directory and all below it."""
@@ -333,12 +336,18 @@ class _Assembly:
                 stack.append((child, below, b"/".join((path, *names))))
 
     async def _put_back(self, child: Tree, node: Node, path: bytes) -> bool:
-        """Put one entry back; where that fails, what was in it can't be put back either."""
+        """Put one entry back; where that fails, what was in it can't be put back either.
+
+        Nor is it where the directory got another of that name before it went itself.
+        """
         try:
             if child.inner:
                 await self._put_back_within(child, node)
             else:
                 await self._restore.put_back(self._domain, child.top, self._aside, node)
+        except ExistsError:
+            self.older += sum(1 for _ in child.walk())
+            return False
         except FSError as exc:
             path = b"/".join((path, *child.inner, child.top.entry.name))
             for _, below in child.walk():

@@ -440,7 +440,7 @@ class TrashService:
         while True:
             try:
                 done = await self._restore.tree(listed.domain, listed.tree, target, progress)
-                if listed.is_held and not done.failures:
+                if listed.is_held and not done.failures and not done.older:
                     with trio.CancelScope(shield=True):
                         await hold.drop_notes(listed.domain, listed.tree)
                 return listed, done
@@ -642,7 +642,8 @@ def _part_of(listed: Listed, path: tuple[bytes, ...]) -> Listed | None:
 
 def _restored(listed: Listed, label: str, path: bytes, done: Restored) -> Answer:
     if not done.failures:
-        return Answer(listed, label, path, Outcome.RESTORED, "")
+        older = f"{done.older} older entries of names that it has stay in the trash"
+        return Answer(listed, label, path, Outcome.RESTORED, older if done.older else "")
     first = done.failures[0]
     message = (
         f"{len(done.failures)} of {done.entries + len(done.failures)} entries could not be put "

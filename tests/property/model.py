@@ -514,12 +514,12 @@ class Model:
                 self._take(path, always=True, uid=uid)
             else:
                 path = (*path[:-1], self._free_name(above, path[-1]))
-        complete = self._appear(tree, above, path[-1])
+        self._appear(tree, above, path[-1])
         for part, _ in tree.walk():
             if part.top.is_tomb:
                 node = part.top.node
                 node.is_promised = any(one.node is node and one.is_tomb for one in self.trash)
-        return Restored("restored" if complete else "partly_restored", path)
+        return Restored("restored", path)
 
     def _way_to(self, path: Path, uid: int) -> Node:
         """Return the directory that a path is in; missing ones are made."""
@@ -547,8 +547,8 @@ class Model:
                 return stem + suffix + dot + extension
         raise AssertionError("unreachable")
 
-    def _appear(self, tree: Tree, above: Node, name: bytes) -> bool:
-        """Hang a tree into a directory; return whether all of it could be."""
+    def _appear(self, tree: Tree, above: Node, name: bytes) -> None:
+        """Hang a tree into a directory; what it has a newer one of stays in the trash."""
         self.trash.remove(next(one for one in self.trash if one.number == tree.top.number))
         self.held.discard(tree.top.number)
         node = tree.top.node
@@ -556,13 +556,9 @@ class Model:
             node = node.like()
         node.was_renamed = True
         above.entries[name] = node
-        complete = True
         for child in tree.children:
-            if child.top.name in node.entries:
-                complete = False
-            else:
-                complete = self._appear(child, node, child.top.name) and complete
-        return complete
+            if child.top.name not in node.entries:
+                self._appear(child, node, child.top.name)
 
     def hold(self, tree: Tree) -> None:
         """Keep a tree, whatever its time, and from purges."""

@@ -279,7 +279,7 @@ class TestPlace:
     def test_file_made_anew_in_a_directory_deleted_whole_is_not_replaced(
         self, play: Play, noreplace: bool
     ) -> None:
-        """The older file of that name, deleted in the same go, stays in the trash."""
+        """[trash-2]: the older file of that name, deleted in the same go, stays in the trash."""
 
         async def script(one: Parts, other: Parts) -> None:
             _set_noreplace(one, noreplace)
@@ -291,7 +291,7 @@ class TestPlace:
                 await one.storage.rename(one.storage.root, b"new", d.found.node, b"a", GATEWAY)
                 await one.put.tree(await one.domain(), d.at, d.found, WHO)
             await one.journal.drain()
-            assert await restored(one, await newest(one, b"d")) == "partly_restored"
+            assert await restored(one, await newest(one, b"d")) == "restored"
             census = await take_census(one)
             assert census.places[b"d/a"] == b"new"
             assert census.trash == {(b"a", b"d/a"): 1}
