@@ -241,11 +241,16 @@ def claim_id(claim: bytes) -> str | None:
 
 def hour_name(time_ns: int) -> bytes:
     """Name of the hour, UTC, that a time lies in: `2026-11-24T01`."""
-    when = datetime.datetime.fromtimestamp(time_ns // _NS, datetime.UTC)
+    return _hour_name(time_ns // (HOUR_S * _NS))
+
+
+@_remembered
+def _hour_name(hours: int) -> bytes:
+    when = datetime.datetime.fromtimestamp(hours * HOUR_S, datetime.UTC)
     return when.strftime("%Y-%m-%dT%H").encode()
 
 
-@functools.lru_cache(maxsize=1024)
+@_remembered
 def hour_end_s(raw: bytes) -> int | None:
     """Return when an hour is over, seconds since the epoch; None if `raw` names no hour."""
     if _HOUR.fullmatch(raw) is None:
