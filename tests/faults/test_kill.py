@@ -52,11 +52,15 @@ def remount(gateway: Gateway) -> float:
 
 
 def report(what: str, times_s: list[float]) -> None:
-    """Print the figures of some rounds, and check that no session was waited for."""
+    """Print the figures of some rounds, and check that no session was waited for.
+
+    A few rounds beside other tests say nothing of how long a remount takes.
+    """
     median_s, longest_s = statistics.median(times_s), max(times_s)
     print(f"{what}: {len(times_s)} rounds; remount {median_s:.2f} s, {longest_s:.2f} s at most")
-    assert median_s < _REMOUNT_S
     assert longest_s < _SESSION_S
+    if len(times_s) == _MANY:
+        assert median_s < _REMOUNT_S
 
 
 def _rehearse(gateway: Gateway, work: Work) -> float:

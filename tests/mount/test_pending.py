@@ -21,7 +21,8 @@ from tests.conftest import STORAGES
 from tests.gateway import Gateway, ceph_gateway, posix_gateway
 from tests.waiting import wait_until
 
-_WAIT_S = 30.0
+_WAIT_S = 90.0
+"""A name that libcephfs leaves marked is freed after 15 s; several may be, one after the other."""
 _FILES = 200
 _AFTER = "asyncdelete.pending=true,asyncdelete.pending_after=1"
 

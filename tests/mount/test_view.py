@@ -26,7 +26,7 @@ from tests.gateway import Gateway, file_system
 from tests.posix.actors import OWNER, STRANGER, as_user, errno_of, name_of, spawn
 from tests.waiting import wait_until
 
-wait_for = functools.partial(wait_until, within_s=10.0)
+wait_for = functools.partial(wait_until, within_s=30.0)
 """How long something that shows within a second is waited for, on a busy machine."""
 
 _LOOKS = 50
