@@ -51,6 +51,9 @@ from cephfs_ext.core.errors import ExitCode, UserError
 Command = TypeVar("Command", bound=Callable[..., object])
 
 _ID = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{4}")
+_PURGED_AT_ONCE = 500_000
+"""Entries that one request names: more make it longer than the daemon reads."""
+
 _OUTCOME_CODES = {
     "restored": ExitCode.OK,
     "would_restore": ExitCode.OK,
@@ -392,9 +395,21 @@ def _carry_out(client: Client, plan: PurgeReport, *, yes: bool, as_json: bool) -
     if not plan.trees:
         return msgspec.structs.replace(plan, dry_run=False)
     _confirm(plan, yes=yes)
-    wanted = PurgeRequest(ids=[item.id for item in plan.trees])
-    with bar_of_request("removing", wanted=not as_json) as tell:
-        return client.post_long("/v1/trash/purge", wanted, PurgeReport, tell=tell)
+    ids = [item.id for item in plan.trees]
+    reports = []
+    for start in range(0, len(ids), _PURGED_AT_ONCE):
+        wanted = PurgeRequest(ids=ids[start : start + _PURGED_AT_ONCE])
+        with bar_of_request("removing", wanted=not as_json) as tell:
+            reports.append(client.post_long("/v1/trash/purge", wanted, PurgeReport, tell=tell))
+    return PurgeReport(
+        dry_run=False,
+        trees=[item for report in reports for item in report.trees],
+        not_found=[entry_id for report in reports for entry_id in report.not_found],
+        files=sum(report.files for report in reports),
+        dirs=sum(report.dirs for report in reports),
+        failures=sum(report.failures for report in reports),
+        held=[entry_id for report in reports for entry_id in report.held],
+    )
 
 
 def _confirm(plan: PurgeReport, *, yes: bool) -> None:

@@ -303,6 +303,17 @@ class TestPurge:
             PurgeRequest(ids=[ID]),
         ]
 
+    def test_more_than_a_request_can_name_are_several(
+        self, call: Call, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cephfs_ext.cli.trash._PURGED_AT_ONCE", 2)
+        ids = [f"18eaf1b2aec4670{number}.a7f8" for number in range(5)]
+        service.items = [item(entry_id) for entry_id in ids]
+        done = call("trash", "purge", "--all", "--yes")
+        assert done.code == ExitCode.OK
+        named = [argument.ids for _, _, argument in service.calls[1:]]
+        assert named == [ids[:2], ids[2:4], ids[4:]]
+
     def test_without_a_terminal_names_yes(self, call: Call, service: FakeService) -> None:
         done = call("trash", "purge", "--all")
         assert done.code == ExitCode.USAGE
