@@ -178,7 +178,7 @@ class Task:
         self._known = known
         busy = {name for name, one in known.progress.items() if not one.has_ended}
         busy.discard(self._tools.name)
-        return bool(busy and busy & await self._tools.peers.living())
+        return bool(busy and await self._tools.peers.living(frozenset(busy)))
 
     async def _settle_alone(self) -> None:
         known = await ledger.read(self._known.domain, self._known.job.id)

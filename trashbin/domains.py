@@ -67,6 +67,10 @@ class Domains:
         """
         return await self._domain(self._storage.root)
 
+    def is_open(self, domain: Domain) -> bool:
+        """Tell whether a domain has not been made anew since; asks no storage."""
+        return self._open.get(domain.root.ino) is domain
+
     async def is_set_up(self) -> bool:
         """Tell whether the served root has a trash; makes none."""
         return await exists(self._storage, self._storage.root, layout.TRASH_NAME)

@@ -12,6 +12,12 @@ BACKGROUND_THREADS = 4
 REMOVAL_THREADS = 16
 """Threads for batches of names that are removed for good."""
 
+LOCK_THREADS = 4
+"""Threads for taking locks of the cluster and giving them back, and as many for renewing them."""
+
+SESSIONS_ENDED_AT_ONCE = 4
+"""Sessions of one dead process that are ended at the same time."""
+
 REMOVAL_BATCH = 32
 """Names that are removed by one call: what a pause, or a cancelled job, has to wait for."""
 

@@ -14,7 +14,7 @@ not cancelled: the result is never lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -391,17 +391,12 @@ class Storage(Protocol):
         """
         ...
 
-    def exclusive(
-        self, node: Node, *, lease_s: int | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    def exclusive(self, node: Node) -> AbstractAsyncContextManager[None]:
         """Hold a lock on a directory of the gateway's own, against every gateway there is.
 
-        Waits for it. The lock of a dead holder comes free by itself (posix: at once; ceph: after
-        its lease).
-
-        Args:
-            lease_s: another lease than the usual one of 10 s; who doesn't get to renew it in time
-                loses the lock, and the body is told by EIO.
+        Waits for it. The lock of a dead holder comes free by itself (posix: at once; ceph: after a
+        lease of 10 s). Who doesn't get to renew it within the lease has lost it: the body is
+        cancelled, and EIO raised.
         """
         ...
 
@@ -413,8 +408,45 @@ class Storage(Protocol):
         """
         ...
 
-    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
+    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[object] | None:
         """Take the lock of `exclusive` if it is free now; None if somebody holds it."""
+        ...
+
+    def member(
+        self, above: Node, name: str, about: bytes, *, lease_s: int
+    ) -> AbstractAsyncContextManager[None]:
+        """Be a member of those at work below a directory, for all to see, while the body runs.
+
+        Whoever is listed without living is dead. Neither this nor the next two methods ever wait
+        for what a dead client holds; on ceph they don't touch the file system.
+
+        Args:
+            above: a directory of the gateway's own.
+            name: letters and digits, which nobody else has.
+            about: what a successor has to know, at most 64 KiB, not empty.
+            lease_s: how long a member may stall before it is taken for dead (posix: as long as it
+                likes). The body is cancelled then, and EIO raised.
+
+        Raises:
+            DeniedError: the key may take no locks; the body has not run, and nobody is listed.
+            FullError: there is no room for a lock; the same.
+        """
+        ...
+
+    async def members(self, above: Node) -> Collection[str]:
+        """Return the names of all members that live, and of those that nobody has succeeded."""
+        ...
+
+    async def try_succeed(
+        self, above: Node, name: str
+    ) -> AbstractAsyncContextManager[bytes] | None:
+        """Succeed a member that has died; None if it lives, or isn't listed any more.
+
+        Returns:
+            A body in which nobody else is the successor; it gets the `about` of the member, empty
+            if that died before it could say anything. The member is not listed any more when the
+            body has ended without an error.
+        """
         ...
 
     @property
@@ -425,8 +457,9 @@ class Storage(Protocol):
     async def end_sessions(self, sessions: Sequence[str]) -> None:
         """End sessions of a process that has died, or is taken for dead.
 
-        What they hold comes free, and nothing that they still do takes effect. One that can't be
-        ended is logged; it ends by itself after a minute.
+        What they hold comes free, and nothing that they still do takes effect. Several at a time,
+        and without waiting for what they hold. One that can't be ended is logged; it ends by itself
+        after a minute.
         """
         ...
 

@@ -20,8 +20,7 @@ import logging
 import os
 import stat
 import time
-import uuid as uuids
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
 
@@ -36,7 +35,6 @@ from cephfs_ext.core.errors import (
     FSError,
     FullError,
     NotFoundError,
-    UserError,
     check,
     fs_error,
 )
@@ -61,9 +59,11 @@ from cephfs_ext.core.types import (
     Weight,
 )
 from cephfs_ext.storage.ceph_admission import Admission
-from cephfs_ext.storage.ceph_locks import LEASE_S, RENEWALS, ClusterLocks, lock_of_dir, lock_of_name
+from cephfs_ext.storage.ceph_leases import Leases
+from cephfs_ext.storage.ceph_locks import ClusterLocks, lock_of_dir, lock_of_name
+from cephfs_ext.storage.ceph_members import Members, end_sessions
 from cephfs_ext.storage.ceph_ranks import RankMap
-from cephfs_ext.storage.ceph_session import Identities, connect, end_session, timeouts
+from cephfs_ext.storage.ceph_session import Identities, connect, timeouts
 from cephfs_ext.storage.ceph_stuck import StuckNames
 from cephfs_ext.storage.gate import Gate
 from cephfs_ext.storage.name_locks import NameLocks
@@ -104,7 +104,6 @@ _LEFT_LIMIT = 100_000
 _TARGET_BYTES = 4_096
 _POOL_NAME_BYTES = 256
 _SETTLED_XATTR = b"user.cephfs_ext.settled"
-_LOCK_POLL_S = (0.002, 0.1)
 _CLOSE_S = 20.0
 """How long closing may take before the connection is cut."""
 
@@ -208,6 +207,8 @@ class CephStorage:
         self._names = NameLocks()
         self._closed = False
         self._locks = ClusterLocks(config, self._default_pool())
+        self._leases = Leases(self._locks, self._gate)
+        self._members = Members(self._leases, self._locks)
         self._told_of_pins = False
         self.root: Node = self._lookup_root()
         perms = self._identities.of(GATEWAY)
@@ -266,7 +267,7 @@ class CephStorage:
     async def _check_locks(self) -> None:
         """Say what is lost where the key may take no locks."""
         try:
-            await self._call(self._locks.check)
+            await self._leases.call(self._locks.check)
         except DeniedError as exc:
             _log.warning(
                 "%s; until then nothing can be restored, deleted names of hard links count on, and "
@@ -1077,69 +1078,43 @@ class CephStorage:
         await self._call(settle, limiter=self._settling)
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, node: Node, *, lease_s: int | None = None) -> AsyncIterator[None]:
+    async def exclusive(self, node: Node) -> AsyncIterator[None]:
         """Hold a lock on a directory against every gateway of the cluster."""
-        async with await self._take(lock_of_dir(node.ino), lease_s or LEASE_S):
+        async with await self._leases.take(lock_of_dir(node.ino)):
             yield
 
     @contextlib.asynccontextmanager
     async def replacing(self, parent: Node, name: bytes) -> AsyncIterator[None]:
         """Hold the lock of a name; without it where the key may take none."""
-        try:
-            held = await self._take(lock_of_name(parent.ino, name), LEASE_S)
-        except DeniedError:  # `connect` has said so
-            held = contextlib.nullcontext()
+        held: AbstractAsyncContextManager[object] = contextlib.nullcontext()
+        with contextlib.suppress(DeniedError):  # `connect` has said so
+            held = await self._leases.take(lock_of_name(parent.ino, name))
         async with held:
             yield
 
-    async def _take(self, lock: str, lease_s: int) -> AbstractAsyncContextManager[None]:
-        """Wait for a lock."""
-        cookie = uuids.uuid4().hex
-        pause_s, longest_s = _LOCK_POLL_S
-        while not await self._call(lambda: self._locks.take(lock, cookie, lease_s)):
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, longest_s)
-        return self._held(lock, cookie, lease_s)
-
-    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
+    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[object] | None:
         """Take the lock of `exclusive` if it is free now."""
-        cookie, lock = uuids.uuid4().hex, lock_of_dir(node.ino)
-        if await self._call(lambda: self._locks.take(lock, cookie)):
-            return self._held(lock, cookie, LEASE_S)
-        return None
+        return await self._leases.try_take(lock_of_dir(node.ino))
 
-    @contextlib.asynccontextmanager
-    async def _held(self, lock: str, cookie: str, lease_s: int) -> AsyncIterator[None]:
-        """Renew a lock while the body runs, and give it back."""
-        alone: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._renew, lock, cookie, lease_s)
-                yield
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:  # the body knows of no nursery
-            if len(group.exceptions) != 1:
-                raise
-            alone = group.exceptions[0]
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._call(lambda: self._locks.give_back(lock, cookie))
-        if alone is not None:
-            raise alone
+    def member(
+        self, above: Node, name: str, about: bytes, *, lease_s: int
+    ) -> AbstractAsyncContextManager[None]:
+        """Be a member: a lock, and an attribute of an object."""
+        return self._members.member(above.ino, name, about, lease_s)
 
-    async def _renew(self, lock: str, cookie: str, lease_s: int) -> None:
-        while True:
-            await trio.sleep(lease_s / RENEWALS)
-            if not await self._call(lambda: self._locks.take(lock, cookie, lease_s)):
-                raise FSError(errno.EIO, "a lock was lost")
+    async def members(self, above: Node) -> Collection[str]:
+        """Return the names of all members."""
+        return await self._members.names(above.ino)
+
+    async def try_succeed(
+        self, above: Node, name: str
+    ) -> AbstractAsyncContextManager[bytes] | None:
+        """Take the lock of a member that has died."""
+        return await self._members.try_succeed(above.ino, name)
 
     async def end_sessions(self, sessions: Sequence[str]) -> None:
-        """End sessions of dead processes, each in some tenths of a second."""
-        for session in sessions:
-            try:
-                await trio.to_thread.run_sync(end_session, self._config, session)
-            except UserError as exc:
-                _log.warning("session %s could not be ended: %s", session, exc)
+        """End sessions of dead processes, in some tenths of a second."""
+        await end_sessions(self._config, sessions)
 
     async def rank_of(self, path: bytes) -> Rank:
         """Return which rank has the content of a directory."""

@@ -19,7 +19,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar, cast
 
@@ -44,6 +44,7 @@ from cephfs_ext.core.types import (
     Weight,
 )
 from cephfs_ext.storage import posix_calls as calls
+from cephfs_ext.storage import posix_members as members
 from cephfs_ext.storage.gate import Gate
 from cephfs_ext.storage.names import check_name, check_node, check_regular, check_target
 from cephfs_ext.storage.posix_find import find_below, path_of
@@ -592,13 +593,9 @@ class PosixStorage:
         return await self._call(lambda: calls.try_lock(path))
 
     @contextlib.asynccontextmanager
-    async def exclusive(self, node: Node, *, lease_s: int | None = None) -> AsyncIterator[None]:
+    async def exclusive(self, node: Node) -> AsyncIterator[None]:
         """Hold a lock on a directory against every gateway on the same file system."""
-        pause_s, longest_s = _LOCK_POLL_S
-        while (fd := await self._lock(node)) is None:
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, longest_s)
-        async with self._held(fd):
+        async with self._held(await _until_got(lambda: self._lock(node))):
             yield
 
     @contextlib.asynccontextmanager
@@ -607,7 +604,7 @@ class PosixStorage:
         await trio.lowlevel.checkpoint()
         yield
 
-    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[None] | None:
+    async def try_exclusive(self, node: Node) -> AbstractAsyncContextManager[object] | None:
         """Take the lock of `exclusive` if it is free now."""
         fd = await self._lock(node)
         return None if fd is None else self._held(fd)
@@ -618,6 +615,49 @@ class PosixStorage:
             yield
         finally:
             os.close(fd)
+
+    @contextlib.asynccontextmanager
+    async def member(
+        self, above: Node, name: str, about: bytes, *, lease_s: int
+    ) -> AsyncIterator[None]:
+        """Be a member: a file that we have locked; it lives as long as this process."""
+        directory = _node(above).fd
+
+        async def enter() -> int | None:
+            return await self._call(lambda: members.try_enter(directory, name, about))
+
+        fd = await _until_got(enter)
+        try:
+            yield
+        finally:
+            await self._leave(directory, name, fd)
+
+    async def _leave(self, directory: int, name: str, fd: int) -> None:
+        with trio.CancelScope(shield=True):
+            await self._call(lambda: members.leave(directory, name, fd))
+
+    async def members(self, above: Node) -> Collection[str]:
+        """Return the names of all members."""
+        return await self._call(lambda: members.names(_node(above).fd))
+
+    async def try_succeed(
+        self, above: Node, name: str
+    ) -> AbstractAsyncContextManager[bytes] | None:
+        """Take the lock of a member that has died."""
+        directory = _node(above).fd
+        taken = await self._call(lambda: members.try_succeed(directory, name))
+        return None if taken is None else self._succeeding(directory, name, *taken)
+
+    @contextlib.asynccontextmanager
+    async def _succeeding(
+        self, directory: int, name: str, fd: int, about: bytes
+    ) -> AsyncIterator[bytes]:
+        try:
+            yield about
+        except BaseException:
+            os.close(fd)
+            raise
+        await self._leave(directory, name, fd)
 
     sessions: Sequence[str] = ()
 
@@ -666,6 +706,15 @@ class PosixStorage:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._nodes.close)
         os.close(self._mount_fd)
+
+
+async def _until_got(attempt: Callable[[], Awaitable[int | None]]) -> int:
+    """Try again and again to get a descriptor that holds a lock."""
+    pause_s, longest_s = _LOCK_POLL_S
+    while (fd := await attempt()) is None:
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, longest_s)
+    return fd
 
 
 def _node(node: Node) -> PosixNode:

@@ -31,3 +31,13 @@ def test_plain_key_keeps_what_is_deleted_and_says_what_it_lacks(
     full = Gateway(plain.source, base / "full/mnt", base / "full/run", conf=cluster.conf)
     with full.mounted():
         check(wanted, find(full, "round"))
+
+
+def test_plain_key_removes_without_knowing_of_other_workers(
+    cluster: CephCluster, base: Path
+) -> None:
+    plain = ceph_gateway(cluster, base, key="plain")
+    with plain.mounted():
+        plant(plain.path / "round", "round")
+        plain.run("rm", "-r", "--now", "--wait", str(plain.path / "round"), check=True)
+        assert plain.log.count("workers that die make others wait for a minute") == 1

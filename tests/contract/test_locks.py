@@ -25,8 +25,7 @@ HOLDER = textwrap.dedent(
 
     async def main(conf, path, ino, token, uuid):
         if conf:
-            from cephfs_ext.storage import ceph, ceph_locks
-            ceph_locks.LEASE_S, ceph.RENEW_S = 2, 0.5  # the same, but the test is shorter
+            from cephfs_ext.storage import ceph
             config = CephConfig(conf=conf, id="gateway")
             storage = await ceph.CephStorage.connect(config, path, uuid=uuid)
         else:

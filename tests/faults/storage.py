@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -31,12 +32,21 @@ class Back:
         if cluster is None:
             yield Back(path)
             return
-        with file_system(cluster) as fs:
-            yield _CephBack(path, fs)
+        with file_system(cluster) as fs, _data_pool(cluster) as pool:
+            yield _CephBack(path, fs, pool)
 
     def names(self, path: str) -> list[str]:
         """List a directory of the trash."""
         return os.listdir(f"{self._trash}/{path}")
+
+    def workers(self) -> set[int]:
+        """Return the processes that are at work, or died while they were."""
+        return {int(json.loads(about)["pid"]) for about in self._abouts() if about}
+
+    def _abouts(self) -> Iterator[bytes]:
+        for path in Path(f"{self._trash}/jobs").glob("member.*"):
+            with contextlib.suppress(FileNotFoundError):
+                yield path.read_bytes()
 
     def record(self, path: str) -> str:
         """Read a record, which is the target of a link."""
@@ -83,9 +93,17 @@ class Back:
 
 
 class _CephBack(Back):
-    def __init__(self, trash: str, fs: Any) -> None:
+    def __init__(self, trash: str, fs: Any, pool: Any) -> None:
         super().__init__(trash)
         self._fs = fs
+        self._pool = pool
+
+    def _abouts(self) -> Iterator[bytes]:
+        import rados
+
+        jobs = self._fs.stat(f"{self._trash}/jobs").st_ino
+        with contextlib.suppress(rados.ObjectNotFound):
+            yield from (about for _, about in self._pool.get_xattrs(f"cephfs_ext.members.{jobs:x}"))
 
     def names(self, path: str) -> list[str]:
         with self._fs.opendir(f"{self._trash}/{path}") as stream:
@@ -114,6 +132,17 @@ class _CephBack(Back):
 
     def _rename(self, old: str, new: str) -> None:
         self._fs.rename(f"{self._trash}/{old}", f"{self._trash}/{new}")
+
+
+@contextlib.contextmanager
+def _data_pool(cluster: CephCluster) -> Iterator[Any]:
+    import rados
+
+    with (
+        rados.Rados(conffile=str(cluster.conf), rados_id="admin") as connected,
+        connected.open_ioctx("cephfs.data") as pool,
+    ):
+        yield pool
 
 
 def _expires(name: str) -> bool:

@@ -145,11 +145,7 @@ def test_another_gateway_goes_on_when_one_dies(
             _until(second, "done")
             assert (second.path / "beside").read_text() == "stays"
             assert back.names("purging") == []
-            wait_until(lambda: len(_workers(back)) == 1, within_s=_WAIT_S)
-
-
-def _workers(back: Back) -> list[str]:
-    return [name for name in back.names("jobs") if name.startswith("worker.")]
+            wait_until(lambda: len(back.workers()) == 1, within_s=_WAIT_S)
 
 
 def test_worker_without_a_mount_carries_jobs_out(unmounted: Gateway, back: Back) -> None:

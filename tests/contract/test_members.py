@@ -1,0 +1,169 @@
+"""member, members and try_succeed: who lives is left alone, who has died has one successor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from cephfs_ext.core.ports import Node, Storage
+from tests.contract.conftest import Place
+from tests.contract.tree import Tree
+
+_LEASE_S = 2
+_WAIT_S = 30.0
+
+MEMBER = textwrap.dedent(
+    """
+    import sys, trio
+    from cephfs_ext.core.config import CephConfig
+    from cephfs_ext.core.types import Ino
+
+    async def main(conf, path, ino, token, uuid):
+        if conf:
+            from cephfs_ext.storage import ceph
+            config = CephConfig(conf=conf, id="gateway")
+            storage = await ceph.CephStorage.connect(config, path, uuid=uuid)
+        else:
+            from cephfs_ext.storage.posix import PosixStorage
+            storage = await PosixStorage.connect(path)
+        found = await storage.find(Ino(int(ino)), bytes.fromhex(token))
+        async with storage.member(found.node, "mortal", uuid.encode(), lease_s=2):
+            print("listed", flush=True)
+            await trio.sleep_forever()
+
+    trio.run(main, *sys.argv[1:])
+    """
+)
+
+
+async def test_lists_who_lives_and_nobody_who_has_left(tree: Tree, peer: Storage) -> None:
+    theirs = await tree.through(peer)
+    assert list(await peer.members(theirs)) == []
+    async with (
+        tree.storage.member(tree.top, "one", b"about one", lease_s=_LEASE_S),
+        peer.member(theirs, "other", b"about other", lease_s=_LEASE_S),
+    ):
+        for storage, node in ((tree.storage, tree.top), (peer, theirs)):
+            assert sorted(await storage.members(node)) == ["one", "other"]
+    assert list(await peer.members(theirs)) == []
+    peer.forget(theirs)
+
+
+async def test_directories_have_members_of_their_own(tree: Tree) -> None:
+    one, other = await tree.dir(b"one"), await tree.dir(b"other")
+    async with tree.storage.member(one, "name", b"x", lease_s=_LEASE_S):
+        assert list(await tree.storage.members(other)) == []
+        assert await tree.storage.try_succeed(other, "name") is None
+
+
+async def test_nobody_succeeds_who_lives_or_never_was(tree: Tree, peer: Storage) -> None:
+    theirs = await tree.through(peer)
+    async with tree.storage.member(tree.top, "one", b"about", lease_s=_LEASE_S):
+        assert await peer.try_succeed(theirs, "one") is None
+        await trio.sleep(1.5 * _LEASE_S)
+        assert await peer.try_succeed(theirs, "one") is None
+    assert await peer.try_succeed(theirs, "one") is None
+    assert list(await peer.members(theirs)) == []
+    peer.forget(theirs)
+
+
+async def test_leaves_on_an_error_and_on_cancellation(tree: Tree) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with tree.storage.member(tree.top, "one", b"about", lease_s=_LEASE_S):
+            raise ZeroDivisionError
+    with trio.CancelScope() as scope:
+        async with tree.storage.member(tree.top, "one", b"about", lease_s=_LEASE_S):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert list(await tree.storage.members(tree.top)) == []
+
+
+async def test_comes_again_under_the_same_name(tree: Tree) -> None:
+    for about in (b"first, and longer", b"second"):
+        async with tree.storage.member(tree.top, "one", about, lease_s=_LEASE_S):
+            assert list(await tree.storage.members(tree.top)) == ["one"]
+
+
+@pytest.fixture
+def mortal(tree: Tree, place: Place) -> Iterator[subprocess.Popen[str]]:
+    """Return a process that is a member."""
+    conf = str(place.cluster.conf) if place.cluster else ""
+    session = f"mortal-{tree.top.ino}"
+    words = [conf, place.path, str(tree.top.ino), tree.storage.token(tree.top).hex(), session]
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEMBER, *words], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "listed\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        trio.run(_end_session, place, session)
+
+
+async def _end_session(place: Place, session: str) -> None:
+    successor = await place.connect()
+    await successor.end_sessions([session])
+    await successor.close()
+
+
+async def _about_of_dead(storage: Storage, node: Node) -> bytes:
+    """Succeed the dead member, as soon as that can be done."""
+    with trio.fail_after(_WAIT_S):
+        while (succession := await storage.try_succeed(node, "mortal")) is None:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    async with succession as about:
+        assert await storage.try_succeed(node, "mortal") is None
+        assert "mortal" in await storage.members(node)
+    return about
+
+
+async def test_dead_member_is_succeeded_once(tree: Tree, mortal: subprocess.Popen[str]) -> None:
+    storage = tree.storage
+    assert list(await storage.members(tree.top)) == ["mortal"]
+    os.kill(mortal.pid, signal.SIGKILL)
+    mortal.wait()
+    assert await _about_of_dead(storage, tree.top) == b"mortal-%d" % tree.top.ino
+    assert list(await storage.members(tree.top)) == []
+    assert await storage.try_succeed(tree.top, "mortal") is None
+
+
+async def test_successor_that_fails_leaves_it_to_others(
+    tree: Tree, mortal: subprocess.Popen[str]
+) -> None:
+    os.kill(mortal.pid, signal.SIGKILL)
+    mortal.wait()
+    with trio.fail_after(_WAIT_S):
+        while (first := await tree.storage.try_succeed(tree.top, "mortal")) is None:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    with pytest.raises(ZeroDivisionError):
+        async with first:
+            raise ZeroDivisionError
+    assert list(await tree.storage.members(tree.top)) == ["mortal"]
+    assert await _about_of_dead(tree.storage, tree.top)
+
+
+async def test_comes_again_once_its_successor_is_through(
+    tree: Tree, mortal: subprocess.Popen[str]
+) -> None:
+    os.kill(mortal.pid, signal.SIGKILL)
+    mortal.wait()
+    await _about_of_dead(tree.storage, tree.top)
+    with trio.fail_after(_WAIT_S):
+        async with tree.storage.member(tree.top, "mortal", b"again", lease_s=_LEASE_S):
+            assert list(await tree.storage.members(tree.top)) == ["mortal"]
+
+
+async def test_ending_sessions_that_are_gone_is_no_error(tree: Tree) -> None:
+    with trio.fail_after(_WAIT_S):
+        await tree.storage.end_sessions([f"never-was-{number}" for number in range(6)])
