@@ -56,9 +56,10 @@ def leases(locks: _Locks) -> Leases:
 
 def test_is_held_for_as_long_as_it_is_renewed(leases: Leases, locks: _Locks) -> None:
     async def hold() -> None:
-        async with await leases.take("lock", _LEASE_S):
+        async with await leases.take("lock", _LEASE_S) as lease:
             with trio.fail_after(_WAIT_S):
-                while locks.renewals < 5:  # noqa: ASYNC110
+                while locks.renewals < 5:
+                    assert lease.scope.deadline <= trio.current_time() + _LEASE_S
                     await trio.sleep(0.01)
 
     trio.run(hold)

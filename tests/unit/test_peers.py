@@ -114,12 +114,11 @@ def test_all_dead_are_ended_without_waiting_between_them() -> None:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.peers.once)
-            with trio.fail_after(_WAIT_S):
-                while bench.storage.listed != {"me"}:
-                    await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            assert bench.storage.listed == {"me"}
             nursery.cancel_scope.cancel()
 
-    trio.run(run)
+    trio.run(run, clock=trio.testing.MockClock())
     assert sorted(bench.storage.ended) == [f"s{number}" for number in range(6)]
     assert bench.meter.lost == 8
 
