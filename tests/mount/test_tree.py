@@ -65,7 +65,7 @@ def _cephfs_ext_rm(planted: Planted) -> None:
 
 
 def _rmtree(planted: Planted) -> None:
-    as_user(OWNER, lambda: shutil.rmtree(os.fsencode(planted.forest.top)))
+    as_user(OWNER, lambda: shutil.rmtree(os.fsencode(planted.forest.top)), timeout_s=RESTORE_S)
 
 
 WAYS = {

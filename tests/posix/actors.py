@@ -132,10 +132,10 @@ def spawn(fn: Callable[[], T], user: User | None = None) -> Iterator[Child[T]]:
         child.close()
 
 
-def as_user(user: User, fn: Callable[[], T]) -> T:
+def as_user(user: User, fn: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
     """Return what `fn` returns when `user` runs it, or raise the OSError that it raised."""
     with spawn(fn, user) as child:
-        return child.result()
+        return child.result(timeout_s)
 
 
 def elsewhere(fn: Callable[[], T]) -> T:
