@@ -57,6 +57,12 @@ NODES = 262_144
 NODES_TAKEN_BACK = 1_024
 """How many at a time."""
 
+OPEN_FILES = 262_144
+"""Files that users may have open at once; more are refused (ENFILE)."""
+
+OPEN_DIRECTORIES_PART = 6
+"""One of how many things that are open may be a directory; more are refused as well."""
+
 JOURNAL_QUEUE = 10_000
 """Delete records waiting for the journal; more are dropped and counted."""
 

@@ -106,6 +106,11 @@ class Storage(Protocol):
         """How many inodes may be referenced at once before calls fail or get slow."""
         ...
 
+    @property
+    def open_limit(self) -> int:
+        """How many files users may have open at once, with room left for all other calls."""
+        ...
+
     # names
 
     async def lookup(self, parent: Node, name: bytes) -> Found:

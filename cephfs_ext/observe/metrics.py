@@ -258,6 +258,12 @@ TABLE = (
     Metric("gauge", "handles", "Open files and directories."),
     Metric(
         "counter",
+        "open_limit_reached_total",
+        "Times that no more could be opened, because so much was open.",
+        _one("kind", ["file", "dir"]),
+    ),
+    Metric(
+        "counter",
         "background_failures_total",
         "Failed rounds of background loops.",
         _one("loop", LOOPS),

@@ -224,6 +224,11 @@ class CephStorage:
         """What libcephfs keeps; beyond it, what is referenced pushes all else out."""
         return self._config.cache_size
 
+    @property
+    def open_limit(self) -> int:
+        """As many as there are inodes: an open file needs no descriptor."""
+        return self._config.cache_size
+
     @classmethod
     async def connect(
         cls,

@@ -141,6 +141,11 @@ class PosixStorage:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     @property
+    def open_limit(self) -> int:
+        """Three eighths of the descriptors: with those of inodes, an eighth is left."""
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 8
+
+    @property
     def root(self) -> Node:
         """The directory that is served."""
         return self._nodes.root

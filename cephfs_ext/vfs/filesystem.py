@@ -31,7 +31,7 @@ from cephfs_ext.core.errors import (
     NotFoundError,
     TryAgainError,
 )
-from cephfs_ext.core.limits import NODES, NODES_TAKEN_BACK
+from cephfs_ext.core.limits import NODES, NODES_TAKEN_BACK, OPEN_DIRECTORIES_PART, OPEN_FILES
 from cephfs_ext.core.permissions import without_privileges
 from cephfs_ext.core.ports import Created, Found, Handle, Listed, Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, Ino, StatFs
@@ -126,6 +126,7 @@ class FileSystem:
         self._listed = listed
         self._born_ns = time.time_ns()
         self._node_limit = min(NODES, storage.node_limit)
+        self._file_limit = min(OPEN_FILES, storage.open_limit)
         self._learned_beyond = 0
 
     # names
@@ -501,6 +502,7 @@ class FileSystem:
 
     async def open(self, node_id: NodeId, flags: int, who: Deleter, viewer: Viewer) -> FileHandle:
         """Open a regular file; with O_TRUNC, what was in it is kept."""
+        self._check_open_files()
         if is_view(node_id):
             handle = await self._view.open(node_id, flags, viewer, who.cred)
             return self._files.add(node_id, handle)
@@ -536,6 +538,7 @@ class FileSystem:
         If another client was faster, it opens that file; with O_TRUNC, what was in it is kept.
         """
         above = self._changeable(parent, name)
+        self._check_open_files()
         await self._bulk.before_change(parent, name)
         created: Created = await self._storage.create(
             above, name, mode, flags & ~os.O_TRUNC, who.cred, umask=umask
@@ -586,6 +589,8 @@ class FileSystem:
 
     async def opendir(self, node_id: NodeId, viewer: Viewer) -> FileHandle:
         """Open a directory for listing."""
+        if len(self._dirs) >= self._file_limit // OPEN_DIRECTORIES_PART:
+            raise self._too_many_open("dir")
         if is_virtual(node_id):
             await self._bulk.settle()
             return self._dirs.add(await self._view.opendir(node_id, viewer))
@@ -688,6 +693,19 @@ class FileSystem:
     def open_handles(self) -> int:
         """How many files and directories are open."""
         return len(self._files) + len(self._dirs)
+
+    def _check_open_files(self) -> None:
+        """Leave what the storage needs for deletes, lookups and background work.
+
+        Raises:
+            FSError: ENFILE; as many files are open as may be.
+        """
+        if len(self._files) >= self._file_limit:
+            raise self._too_many_open("file")
+
+    def _too_many_open(self, kind: str) -> FSError:
+        self._meter.count("open_limit_reached_total", kind=kind)
+        return FSError(errno.ENFILE)
 
     # rights
 
