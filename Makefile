@@ -14,7 +14,7 @@ TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl a
 # Tests wait more than they work, so three processes share them. What counts what servers do, fills
 # or fails them, or shuts clients out, comes last and alone.
 PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults" --durations=15
-STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full failover eviction)
+STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full members failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
 SLOW := $(patsubst %,tests/mount/test_%.py,hold jobs limit pending policy pressure tree)
 MOUNT = $(filter-out $(SLOW),$(wildcard tests/mount/test_*.py))

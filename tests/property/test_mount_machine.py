@@ -73,10 +73,6 @@ ROOMY, FULL = 100_000, 1
 MAKING = ("mkdir", "create", "symlink", "link")
 """Operations that a full quota stops, sooner or later: figures lag."""
 
-LEARNING_S = 20.0
-"""How long a client may take a directory for one below a quota that a restore has taken it out of:
-it refuses renames into it meanwhile, while that is full, and nothing has changed."""
-
 PLANTED: tuple[tuple[Any, ...], ...] = (
     ("mkdir", (b"a",), 0o777),
     ("create", (b"a", ODD), 0o644, b"q" * 70, USER),
@@ -164,10 +160,6 @@ class Machine(RuleBasedStateMachine):
     def both(self, name: str, *arguments: Any) -> Any:
         """Carry out an operation of both; the same errno must come of it."""
         got, _ = _outcome(lambda: getattr(self.subject, name)(*arguments))
-        until_s = time.monotonic() + LEARNING_S
-        while got == "EDQUOT" and name == "rename" and self.is_full and time.monotonic() < until_s:
-            time.sleep(0.2)
-            got, _ = _outcome(lambda: getattr(self.subject, name)(*arguments))
         if got == "EDQUOT" and name in MAKING and self.is_full:
             note(f"{name}({arguments[0]}): {got}")
             return None
