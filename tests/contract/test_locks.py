@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -15,30 +13,9 @@ import trio
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY
 from tests.contract.conftest import Place
+from tests.contract.mortal import holding
 from tests.contract.tree import Tree
 
-HOLDER = textwrap.dedent(
-    """
-    import sys, trio
-    from cephfs_ext.core.config import CephConfig
-    from cephfs_ext.core.types import Ino
-
-    async def main(conf, path, ino, token, uuid):
-        if conf:
-            from cephfs_ext.storage import ceph
-            config = CephConfig(conf=conf, id="gateway")
-            storage = await ceph.CephStorage.connect(config, path, uuid=uuid)
-        else:
-            from cephfs_ext.storage.posix import PosixStorage
-            storage = await PosixStorage.connect(path)
-        found = await storage.find(Ino(int(ino)), bytes.fromhex(token))
-        async with storage.exclusive(found.node):
-            print("held", flush=True)
-            await trio.sleep_forever()
-
-    trio.run(main, *sys.argv[1:])
-    """
-)
 FREE_S = 30.0
 """The port's promise on when the lock of a dead holder comes free."""
 
@@ -124,12 +101,6 @@ async def test_survives_a_rename_of_the_directory(tree: Tree) -> None:
         assert await tree.storage.try_exclusive(found.node) is None
 
 
-async def _take_over(place: Place, session: str) -> None:
-    """End the session of a dead process; the next ones would wait for it."""
-    successor = await place.connect(predecessors=[session])
-    await successor.close()
-
-
 async def test_one_session_replaces_a_name_at_a_time(tree: Tree, peer: Storage) -> None:
     theirs = await tree.through(peer)
     entered: list[str] = []
@@ -158,21 +129,8 @@ async def test_settling_a_directory_changes_nothing_in_it(tree: Tree) -> None:
 @pytest.fixture
 def holder(tree: Tree, place: Place) -> Iterator[subprocess.Popen[str]]:
     """Return a process that holds the lock of the top directory."""
-    conf = str(place.cluster.conf) if place.cluster else ""
-    session = f"holder-{tree.top.ino}"
-    words = [conf, place.path, str(tree.top.ino), tree.storage.token(tree.top).hex(), session]
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, *words], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "held\n"
+    with holding("storage.exclusive(node)", tree, place) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        trio.run(_take_over, place, session)
 
 
 async def test_comes_free_when_its_holder_dies(tree: Tree, holder: subprocess.Popen[str]) -> None:

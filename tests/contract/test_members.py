@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -14,34 +12,12 @@ import trio
 
 from cephfs_ext.core.ports import Node, Storage
 from tests.contract.conftest import Place
+from tests.contract.mortal import holding, session_of
 from tests.contract.tree import Tree
 
 _LEASE_S = 5
 """Longer than a loaded machine lets a process wait."""
 _WAIT_S = 30.0
-
-MEMBER = textwrap.dedent(
-    """
-    import sys, trio
-    from cephfs_ext.core.config import CephConfig
-    from cephfs_ext.core.types import Ino
-
-    async def main(conf, path, ino, token, uuid):
-        if conf:
-            from cephfs_ext.storage import ceph
-            config = CephConfig(conf=conf, id="gateway")
-            storage = await ceph.CephStorage.connect(config, path, uuid=uuid)
-        else:
-            from cephfs_ext.storage.posix import PosixStorage
-            storage = await PosixStorage.connect(path)
-        found = await storage.find(Ino(int(ino)), bytes.fromhex(token))
-        async with storage.member(found.node, "mortal", uuid.encode(), lease_s=2):
-            print("listed", flush=True)
-            await trio.sleep_forever()
-
-    trio.run(main, *sys.argv[1:])
-    """
-)
 
 
 async def test_lists_who_lives_and_nobody_who_has_left(tree: Tree, peer: Storage) -> None:
@@ -95,27 +71,9 @@ async def test_comes_again_under_the_same_name(tree: Tree) -> None:
 @pytest.fixture
 def mortal(tree: Tree, place: Place) -> Iterator[subprocess.Popen[str]]:
     """Return a process that is a member."""
-    conf = str(place.cluster.conf) if place.cluster else ""
-    session = f"mortal-{tree.top.ino}"
-    words = [conf, place.path, str(tree.top.ino), tree.storage.token(tree.top).hex(), session]
-    process = subprocess.Popen(
-        [sys.executable, "-c", MEMBER, *words], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "listed\n"
+    held = 'storage.member(node, "mortal", uuid.encode(), lease_s=2)'
+    with holding(held, tree, place) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        trio.run(_end_session, place, session)
-
-
-async def _end_session(place: Place, session: str) -> None:
-    successor = await place.connect()
-    await successor.end_sessions([session])
-    await successor.close()
 
 
 async def _about_of_dead(storage: Storage, node: Node) -> bytes:
@@ -134,7 +92,7 @@ async def test_dead_member_is_succeeded_once(tree: Tree, mortal: subprocess.Pope
     assert list(await storage.members(tree.top)) == ["mortal"]
     os.kill(mortal.pid, signal.SIGKILL)
     mortal.wait()
-    assert await _about_of_dead(storage, tree.top) == b"mortal-%d" % tree.top.ino
+    assert await _about_of_dead(storage, tree.top) == session_of(tree).encode()
     assert list(await storage.members(tree.top)) == []
     assert await storage.try_succeed(tree.top, "mortal") is None
 
