@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _MDS = ("a", "b", "c")
 _OSDS = (0, 1)
+_WITHOUT_MDS = {"mon.m", "mgr.x", *(f"osd.{number}" for number in _OSDS)}
 _BUSY_S = 10.0
 
 _START_S = 90.0
@@ -76,16 +78,24 @@ osd memory target = 939524096
 mds data = {directory}/mds.$id
 mds beacon interval = 1
 mds beacon grace = 20
+mds reconnect timeout = 15
 mds bal interval = 0
 ms bind port min = {port_min}
 ms bind port max = {port_max}
 """
 
 
-_TROUBLES = ("not responding", "isn't responding", "slow request", "unresponsive", "laggy")
+_TROUBLES = (
+    "not responding", "isn't responding", "slow request", "unresponsive", "laggy", "unavailable",
+    "Standby daemon", "restarted",
+)  # fmt: skip
 """Words of the lines of the cluster log that explain a test that has waited for too long."""
 
 _TROUBLES_SHOWN = 20
+
+_CRASH = re.compile(r"Caught signal|FAILED ceph_assert|suicide|respawn|^ \d+: ")
+"""Lines of a daemon's own log that say how it ended, with its stack."""
+_CRASH_SHOWN = 20
 
 
 class ClusterError(Exception):
@@ -114,13 +124,13 @@ class CephCluster:
     # life cycle
 
     def up(self, *, say: Callable[[str], object] = lambda _: None) -> None:
-        """Start it, unless it runs.
+        """Start it, or those of its MDSs that have ended: others may use it at this moment.
 
         Raises:
             ClusterError: it doesn't come up.
         """
-        if self.running():
-            self.wait_until_healthy()
+        if dict(self.daemons()).keys() >= _WITHOUT_MDS:
+            self.revive_mds()
             say(f"cluster: running, {self.conf}")
             return
         self.down()
@@ -159,8 +169,12 @@ class CephCluster:
 
     def running(self) -> bool:
         """Tell whether every daemon runs, whatever clients do; ranks may still be on their way."""
-        wanted = {"mon.m", "mgr.x", *(f"osd.{n}" for n in _OSDS), *(f"mds.{n}" for n in _MDS)}
-        return wanted <= dict(self.daemons()).keys()
+        return not self._ended()
+
+    def _ended(self) -> set[str]:
+        """Return the names of the daemons that should run and don't."""
+        wanted = _WITHOUT_MDS | {f"mds.{name}" for name in _MDS}
+        return wanted - dict(self.daemons()).keys()
 
     def wait_until_healthy(self) -> None:
         """Wait until two ranks are active and one stands by.
@@ -194,15 +208,25 @@ class CephCluster:
             return ["cluster: down"]
         lines = [f"cluster: {status['conf']}, {status['active_ranks']} active ranks"]
         lines += [f"  {name:<8}{pid}" for name, pid in status["daemons"].items()]
+        for name in sorted(self._ended()):
+            lines += [f"  {name:<8}has ended", *(f"    {line}" for line in self._last_words(name))]
         return lines + [f"  {line}" for line in self._troubles()[-_TROUBLES_SHOWN:]]
+
+    def _last_words(self, name: str) -> list[str]:
+        """Return what the log of a daemon has of its end."""
+        log = self._read_log(name)
+        return [line for line in log if _CRASH.search(line)][-_CRASH_SHOWN:]
 
     def _troubles(self) -> list[str]:
         """Return what the cluster log has of daemons and clients that did not answer."""
+        log = self._read_log("cluster")
+        return [line for line in log if any(word in line for word in _TROUBLES)]
+
+    def _read_log(self, name: str) -> list[str]:
         try:
-            log = (self.log_dir / "cluster.log").read_text(errors="replace")
+            return (self.log_dir / f"{name}.log").read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [line for line in log.splitlines() if any(word in line for word in _TROUBLES)]
 
     # use
 
@@ -248,10 +272,8 @@ class CephCluster:
 
     def revive_mds(self) -> None:
         """Start every MDS that doesn't run, and wait until two ranks are active."""
-        running = dict(self.daemons())
-        for name in (f"mds.{name}" for name in _MDS):
-            if name not in running:
-                self._start("ceph-mds", name)
+        for name in self._ended() - _WITHOUT_MDS:
+            self._start("ceph-mds", name)
         self.wait_until_healthy()
 
     def evict(self, uuid: str) -> None:
