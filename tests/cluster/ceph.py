@@ -79,6 +79,9 @@ mds data = {directory}/mds.$id
 mds beacon interval = 1
 mds beacon grace = 20
 mds reconnect timeout = 15
+# Who opens a file that another client has just closed waits until the MDS writes its journal, which
+# it does for the next change, or at a tick: on a cluster with nothing else to do up to 5 s a file.
+mds tick interval = 1
 mds bal interval = 0
 ms bind port min = {port_min}
 ms bind port max = {port_max}

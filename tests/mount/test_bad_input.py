@@ -308,17 +308,22 @@ class TestCluster:
 
 
 def _picture(top: Path) -> dict[str, tuple[int, int, str]]:
-    """Describe everything below a directory."""
+    """Describe everything below a directory but what goes meanwhile: gateways are at work."""
     picture = {}
     for path in sorted(top.rglob("*")):
-        attr = path.lstat()
-        content = ""
-        if stat.S_ISLNK(attr.st_mode):
-            content = os.readlink(path)
-        elif stat.S_ISREG(attr.st_mode):
-            content = path.read_text()
-        picture[str(path.relative_to(top))] = (attr.st_mode, attr.st_uid, content)
+        with contextlib.suppress(FileNotFoundError):
+            picture[str(path.relative_to(top))] = _describe(path)
     return picture
+
+
+def _describe(path: Path) -> tuple[int, int, str]:
+    attr = path.lstat()
+    content = ""
+    if stat.S_ISLNK(attr.st_mode):
+        content = os.readlink(path)
+    elif stat.S_ISREG(attr.st_mode):
+        content = path.read_text()
+    return attr.st_mode, attr.st_uid, content
 
 
 def _link(trash: Path) -> None:

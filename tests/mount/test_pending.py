@@ -409,8 +409,24 @@ def test_another_gateway_sees_names_go_and_keeps_what_it_makes(
                 new.write_text("theirs")
                 new.rename(other.path / "d" / path.name)
         _wait_for_all(gateway)
-        wait_until(lambda: _are_theirs(gateway, paths), within_s=_WAIT_S)
+        wait_until(
+            lambda: _are_theirs(gateway, paths),
+            lambda: _who_sees_what(gateway, other, paths),
+            within_s=_WAIT_S,
+        )
         assert all((other.path / "d" / p.name).read_text() == "theirs" for p in paths)
+
+
+def _who_sees_what(gateway: Gateway, other: Gateway, paths: list[Path]) -> str:
+    """Say of each name that isn't theirs what the gateways and the trash have."""
+    lines = [f"trash: {[item['path'] for item in gateway.trash()]}"]
+    for name in (path.name for path in paths if not _are_theirs(gateway, [path])):
+        for one in (gateway, other):
+            path = one.path / "d" / name
+            listed = name in os.listdir(path.parent)
+            content = path.read_text() if path.exists() else None
+            lines.append(f"{path}: {content!r}, listed: {listed}")
+    return "\n".join(lines)
 
 
 def _are_theirs(gateway: Gateway, paths: list[Path]) -> bool:
