@@ -12,11 +12,13 @@ PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv
 TEST_PACKAGES := ceph-mon ceph-mgr ceph-osd ceph-mds ceph-fuse ceph-common acl attr git bindfs
 
 # Tests wait more than they work, so three processes share them. What counts what servers do, fills
-# or fails them, or shuts clients out, comes last and alone.
-PYTEST := $(SUDO) $(BIN)/python -m pytest -m "not soak and not faults" --durations=15
+# or fails them, or shuts clients out, comes last and alone; before it, some of the mounts once more with
+# the lane on.
+PYTEST := $(BIN)/python -m pytest -m "not soak and not faults" --durations=15
 STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full members failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
 SLOW := $(patsubst %,tests/mount/test_%.py,hold jobs limit pending policy pressure tree)
+LANE := $(patsubst %,tests/mount/test_%.py,semantics listing frozen truncate links node_limit)
 MOUNT = $(filter-out $(SLOW),$(wildcard tests/mount/test_*.py))
 
 .DEFAULT_GOAL := help
@@ -47,7 +49,7 @@ deps-test: ## install the system packages that the tests need, Ceph among them
 
 venv: deps $(VENV)/.installed ## build .venv with cephfs-ext in it
 
-$(VENV)/.installed: requirements.lock pyproject.toml setup.py $(wildcard c_ext/*_build.py)
+$(VENV)/.installed: requirements.lock pyproject.toml setup.py $(wildcard c_ext/*_build.py c_ext/lane/*.[ch])
 	@echo "building $(VENV)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
 	@$(BIN)/python -m pip install -q --require-hashes -r requirements.lock
@@ -72,13 +74,14 @@ check: deps-test venv ## format, lint, types, layers
 test: deps-test venv ## all tests, on both storages, with a cluster of their own
 	@$(SUDO) $(BIN)/python -m tests.cluster up
 	@mkdir -p build; rm -f build/test-*.log; touch build/test-rest.log; \
-		$(PYTEST) $(MOUNT) $(CALM) tests/faults >build/test-mount.log 2>&1 & mount=$$!; \
-		$(PYTEST) $(SLOW) >build/test-slow.log 2>&1 & slow=$$!; \
-		$(PYTEST) $(patsubst %,--ignore=tests/%,mount ceph faults) >build/test-rest.log 2>&1 & rest=$$!; \
+		$(SUDO) $(PYTEST) $(MOUNT) $(CALM) tests/faults >build/test-mount.log 2>&1 & mount=$$!; \
+		$(SUDO) $(PYTEST) $(SLOW) >build/test-slow.log 2>&1 & slow=$$!; \
+		$(SUDO) $(PYTEST) $(patsubst %,--ignore=tests/%,mount ceph faults) >build/test-rest.log 2>&1 & rest=$$!; \
 		tail -n +1 -f --pid=$$rest build/test-rest.log; \
 		code=0; for part in $$mount $$slow $$rest; do wait $$part || code=1; done; \
 		cat build/test-mount.log build/test-slow.log; $(SUDO) $(BIN)/python -m tests.cluster status; \
-		$(PYTEST) $(STORMY) || code=1; \
+		$(SUDO) env CEPHFS_EXT_MOUNT_LANE=auto $(PYTEST) -k ceph $(LANE) || code=1; \
+		$(SUDO) $(PYTEST) $(STORMY) || code=1; \
 		$(SUDO) $(BIN)/python -m tests.cluster down; \
 		grep -hE '^(E  |FAILED|ERROR)' build/test-*.log | tail -n 60; exit $$code
 
@@ -115,4 +118,4 @@ lock: venv ## renew requirements.lock: versions and hashes, no addresses
 		--extra dev --python-version 3.11 pyproject.toml -o requirements.lock
 
 clean: ## remove what was built
-	rm -rf $(VENV) build *.egg-info c_ext/*.so c_ext/*.o c_ext/_posix.c c_ext/_libcephfs.c
+	rm -rf $(VENV) build *.egg-info c_ext/*.so c_ext/*.o c_ext/_posix.c c_ext/_libcephfs.c c_ext/_lane.c

@@ -44,6 +44,8 @@ ffibuilder.cdef(
         ...;
     };
     typedef struct inodeno_t { uint64_t val; } inodeno_t;
+    typedef struct snapid_t { uint64_t val; } snapid_t;
+    typedef struct vinodeno_t { inodeno_t ino; snapid_t snapid; } vinodeno_t;
     struct statvfs {
         unsigned long f_bsize, f_frsize;
         uint64_t f_blocks, f_bfree, f_bavail, f_files, f_ffree, f_favail;
@@ -104,6 +106,7 @@ ffibuilder.cdef(
                       int64_t offset);
 
     int ceph_ll_lookup_inode(struct ceph_mount_info *cmount, struct inodeno_t ino, Inode **inode);
+    struct Inode *ceph_ll_get_inode(struct ceph_mount_info *cmount, vinodeno_t vino);
     int ceph_ll_lookup_root(struct ceph_mount_info *cmount, Inode **parent);
     int ceph_ll_lookup(struct ceph_mount_info *cmount, Inode *parent, const char *name,
                        Inode **out, struct ceph_statx *stx, unsigned want, unsigned flags,

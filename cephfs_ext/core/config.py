@@ -81,6 +81,7 @@ class MountConfig:
     attr_timeout_s: float = 1.0
     entry_timeout_s: float = 1.0
     noexec: bool = False
+    lane: Literal["auto", "on", "off"] = "off"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,12 @@
 META_THREADS = 16
 """Threads for metadata calls of users to the storage."""
 
+LANE_READERS = 4
+"""Threads that answer the kernel without Python, at the beginning."""
+
+LANE_READERS_MOST = 64
+"""As many when all of them wait for the storage."""
+
 DATA_THREADS = 8
 """Threads for reads, writes and syncs of users."""
 

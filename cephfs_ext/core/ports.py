@@ -83,6 +83,167 @@ class Load(NamedTuple):
     """Items in its purge queue."""
 
 
+class Adopted(NamedTuple):
+    """What a lane knows of an inode that it has looked up by itself."""
+
+    node: Node
+    """With a reference of its own."""
+    parent: int
+    name: bytes
+    """Where it was seen last."""
+    is_dir: bool
+    nlink: int
+
+
+class LaneCost(NamedTuple):
+    """What requests have cost since it was asked last."""
+
+    op: str
+    answered: int
+    passed: int
+    seconds: float
+    """That the answers took."""
+
+
+class Lane(Protocol):
+    """What answers the kernel without Python, as far as the layers above have to do with it.
+
+    It counts the lookups of all inodes that it has, whoever answered, and gives each one an id:
+    see `cephfs_ext.vfs.lane_nodes`. Nothing here blocks, but `stop`.
+    """
+
+    def __len__(self) -> int:
+        """Return how many inodes it has."""
+        ...
+
+    def teach(self, node_id: int, found: Found, parent: int, name: bytes) -> None:
+        """Count one lookup; takes over the reference in `found`."""
+        ...
+
+    def count_again(self, node_id: int) -> None:
+        """Count one more lookup of an inode that it has."""
+        ...
+
+    def forget(self, node_id: int, lookups: int) -> bool | None:
+        """Take lookups back.
+
+        Returns:
+            True if it was the last one and the inode had been adopted, False if not; None if it
+            doesn't have the inode.
+        """
+        ...
+
+    def adopt(self, node_id: int) -> Adopted | None:
+        """Return what it knows of an inode, and tell of its end from now on."""
+        ...
+
+    def has(self, node_id: int) -> bool:
+        """Tell whether it has an inode; if so, its end is told of from now on."""
+        ...
+
+    def retarget(self, node_id: int, ino: Ino) -> None:
+        """Have an id lead to another inode."""
+        ...
+
+    def force(self, ino: Ino, reason: int, *, on: bool) -> None:
+        """Have all that an inode is asked for answered in Python, or no longer."""
+        ...
+
+    def place(self, node_id: int, parent: int, name: bytes) -> None:
+        """Note where a directory is now."""
+        ...
+
+    def unplace(self, parent: int, name: bytes) -> None:
+        """Note that a directory has lost its name."""
+        ...
+
+    def directory_at(self, parent: int, name: bytes) -> int:
+        """Return the id of the directory that was seen last under a name; 0 if none was."""
+        ...
+
+    def oldest(self, count: int) -> list[tuple[int, bytes]]:
+        """Return names of inodes that were learned longest ago; the next call returns others."""
+        ...
+
+    def names_changed(self, directory: int) -> None:
+        """Note that a name in a directory was changed."""
+        ...
+
+    def hide(self, parent: int, name: bytes) -> None:
+        """Answer that a name isn't there."""
+        ...
+
+    def show(self, parent: int, name: bytes) -> None:
+        """End that."""
+        ...
+
+    def opened(self, fh: int, handle: Handle) -> None:
+        """Read and write an open file from now on; with this handle, if it had another."""
+        ...
+
+    def closing(self, fh: int) -> None:
+        """Don't use a file any more, that is about to be closed."""
+        ...
+
+    def is_idle(self, fh: int) -> bool:
+        """Tell whether no call is under way with a handle that a file had."""
+        ...
+
+    @property
+    def directories(self) -> int:
+        """How many directories it has open."""
+        ...
+
+    def pass_opendir(self) -> None:
+        """Have all directories opened in Python."""
+        ...
+
+    def start(self, device: int, pair: int) -> None:
+        """Begin to answer; takes over the descriptors.
+
+        Raises:
+            FSError: nothing runs.
+        """
+        ...
+
+    async def ended(self) -> None:
+        """Wait until the kernel has ended the session."""
+        ...
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Have the kernel forget a name. Blocks.
+
+        Raises:
+            OSError: the kernel doesn't know it, or the mount is gone.
+        """
+        ...
+
+    def forget_inode(self, node_id: int) -> None:
+        """Have the kernel forget attributes and pages of an inode. Blocks.
+
+        Raises:
+            OSError: as `forget_name`.
+        """
+        ...
+
+    def costs(self) -> Sequence[LaneCost]:
+        """Return what each kind of request that it knows has cost since the last call."""
+        ...
+
+    def data(self) -> tuple[int, int]:
+        """Return how many bytes were read and written since the last call."""
+        ...
+
+    @property
+    def error(self) -> int:
+        """The errno for which it has stopped to answer; 0 unless something went wrong."""
+        ...
+
+    async def stop(self) -> None:
+        """Answer nothing any more; what is under way is waited for."""
+        ...
+
+
 class Storage(Protocol):
     """A tree of inodes below one root."""
 
@@ -496,6 +657,13 @@ class Storage(Protocol):
         """Tell whether a directory starts a rename domain (a CephFS quota root)."""
         ...
 
+    def lane(self, *, entry_timeout_s: float, attr_timeout_s: float) -> Lane | None:
+        """Make what answers the kernel without Python; None if there is no such thing.
+
+        Stopped and given back by `close`, if it wasn't before.
+        """
+        ...
+
     def describe(self) -> dict[str, str | int | bool]:
         """Say what is in use (versions, features), for `status`."""
         ...
@@ -511,7 +679,7 @@ class Meter(Protocol):
     Never blocks, never raises for a metric of the table.
     """
 
-    def count(self, metric: str, n: int = 1, /, **labels: str) -> None:
+    def count(self, metric: str, n: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         ...
 

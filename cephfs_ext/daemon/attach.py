@@ -17,16 +17,22 @@ import ctypes
 import errno
 import logging
 import os
+import socket
+from pathlib import Path
 from typing import NamedTuple
 
 from cephfs_ext.core.config import MountConfig, Source
-from cephfs_ext.core.errors import ExitCode, UserError
+from cephfs_ext.core.errors import ExitCode, FSError, UserError
 from cephfs_ext.core.mountinfo import GATEWAY_TYPE
+from cephfs_ext.core.ports import Lane
 from cephfs_ext.daemon import mounts
 
 _log = logging.getLogger(__name__)
 
 _DEVICE = "/dev/fuse"
+_CAP_SYS_ADMIN = 21
+_SO_SNDBUFFORCE = 32
+_PAIR_BYTES = 16 << 20
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_POSIXACL = 1, 2, 4, 8, 1 << 16
 _REFUSED = (errno.EPERM, errno.EACCES)
 
@@ -39,6 +45,34 @@ class Attached(NamedTuple):
     mountpoint: str
     """`/dev/fd/N` where the mount is made already."""
     options: set[str]
+    device: int | None
+    """N, if it is."""
+
+
+def may_mount() -> bool:
+    """Tell whether this process may mount by itself."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & 1 << _CAP_SYS_ADMIN)
+    return False
+
+
+def serve_through(lane: Lane, attached: Attached) -> Attached:
+    """Have a lane answer what comes from the kernel; what it passes on comes to pyfuse3.
+
+    Raises:
+        UserError: it can't be started; the mount is as it was.
+    """
+    assert attached.device is not None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):  # whole requests, and some: the default is 212,992
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _PAIR_BYTES)
+    try:
+        lane.start(attached.device, ours.detach())
+    except FSError as exc:
+        theirs.close()
+        raise UserError(f"the lane can't be started: {exc}; mount with -o lane=off") from exc
+    return attached._replace(mountpoint=f"/dev/fd/{theirs.detach()}")
 
 
 def attach(config: MountConfig, source: Source, mountpoint: str) -> Attached:
@@ -55,13 +89,13 @@ def attach(config: MountConfig, source: Source, mountpoint: str) -> Attached:
         if exc.errno not in _REFUSED:
             raise UserError(f"{mountpoint} could not be mounted: {exc.strerror}") from exc
         _log.info("mounting through fusermount3; default access control lists obey the umask")
-        return Attached(mountpoint, {*_names(source), "allow_other", *_flags(config)})
-    return Attached(f"/dev/fd/{device}", _names(source))
+        return Attached(mountpoint, {*_names(source), "allow_other", *_flags(config)}, None)
+    return Attached(f"/dev/fd/{device}", _names(source), device)
 
 
 def detach_failed(attached: Attached, mountpoint: str) -> None:
     """Take a mount away that pyfuse3 didn't get to serve."""
-    if attached.mountpoint != mountpoint:
+    if attached.device is not None:
         with contextlib.suppress(OSError):
             mounts.unmount(mountpoint, detach=True)
 

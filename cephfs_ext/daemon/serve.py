@@ -27,6 +27,7 @@ from cephfs_ext.control.state import (
 )
 from cephfs_ext.core.config import Config, Source
 from cephfs_ext.core.errors import FSError, UserError
+from cephfs_ext.core.ports import Lane
 from cephfs_ext.daemon import attach, detach, mounts
 from cephfs_ext.daemon.loops import repeat, until_done
 from cephfs_ext.daemon.wiring import (
@@ -53,6 +54,9 @@ _PRESSURE_S = 60.0
 """Longest pause between two looks at how full the storage is."""
 
 _POLL_S = 0.05
+
+_NODES_S = 1.0
+"""How often is looked at how many inodes the lane has learned."""
 
 
 async def serve(
@@ -121,6 +125,8 @@ async def _serve(
 async def _end(gateway: Gateway, mountpoint: str) -> None:
     """Flush what is open; the mount is gone already unless something went wrong."""
     pyfuse3.close(unmount=False)
+    if gateway.lane is not None:
+        await gateway.lane.stop()
     if await trio.to_thread.run_sync(mounts.is_stale, mountpoint):
         await trio.to_thread.run_sync(mounts.unmount_stale, mountpoint)
     await gateway.filesystem.close()
@@ -156,7 +162,12 @@ def _state(source: Source, mountpoint: str, identity: Identity, predecessor: Sta
 def _mount(config: Config, gateway: Gateway, source: Source, mountpoint: str) -> None:
     attached = attach.attach(config.mount, source, mountpoint)
     try:
+        if gateway.lane is not None:
+            attached = attach.serve_through(gateway.lane, attached)
         pyfuse3.init(gateway.operations, attached.mountpoint, attached.options)
+    except UserError:
+        attach.detach_failed(attached, mountpoint)
+        raise
     except RuntimeError as exc:
         attach.detach_failed(attached, mountpoint)
         raise attach.denied(mountpoint, exc) from exc
@@ -187,6 +198,14 @@ async def _run(
         nursery.start_soon(_stop_on_signal, stopping)
         nursery.start_soon(_unmount_when, stopping, mountpoint, gateway.filesystem)
         ready()
+
+
+async def _end_with(lane: Lane) -> None:
+    """End the session when the kernel has told the lane that the mount is gone."""
+    await lane.ended()
+    if lane.error:
+        _log.error("nothing can be read from the kernel any more: %s", os.strerror(lane.error))
+    pyfuse3.terminate()
 
 
 async def _serve_kernel(scope: trio.CancelScope) -> None:
@@ -244,7 +263,16 @@ def _start_loops(
         interval_s = config.trash.expire_interval_s
         await repeat("expiry", gateway.expiry.once_disabled, meter, interval_s=interval_s)
 
+    async def limit_nodes() -> None:
+        await repeat("nodes", look_at_nodes, meter, interval_s=_NODES_S)
+
+    async def look_at_nodes() -> None:
+        gateway.filesystem.limit_nodes()
+
     nursery.start_soon(gateway.health.run)
+    if gateway.lane is not None:
+        nursery.start_soon(limit_nodes)
+        nursery.start_soon(_end_with, gateway.lane)
     nursery.start_soon(invalidate)
     if config.trash.enabled and not config.mount.read_only:
         nursery.start_soon(write_journal)

@@ -23,8 +23,9 @@ from cephfs_ext.core import mountinfo
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.config import Config, PolicyRule, Source
 from cephfs_ext.core.errors import DeniedError, ExitCode, FSError, UserError
-from cephfs_ext.core.ports import Storage
+from cephfs_ext.core.ports import Lane, Storage
 from cephfs_ext.core.types import Ino
+from cephfs_ext.daemon import attach
 from cephfs_ext.daemon.answers import Answers
 from cephfs_ext.daemon.deleting import Deleting, build_deleting
 from cephfs_ext.daemon.health import Health
@@ -42,6 +43,7 @@ from cephfs_ext.vfs.explain import Explanations
 from cephfs_ext.vfs.filesystem import FileSystem
 from cephfs_ext.vfs.handles import DirStreams, OpenFiles
 from cephfs_ext.vfs.intents import Intents
+from cephfs_ext.vfs.lane_nodes import LaneNodes
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.requests import Requests
@@ -111,6 +113,7 @@ class Gateway:
     deleting: Deleting
     background_domains: Domains
     meter: PrometheusMeter
+    lane: Lane | None
 
 
 @contextlib.asynccontextmanager
@@ -235,7 +238,8 @@ def build(
     meter = PrometheusMeter(version())
     clock = MonotonicNs()
     journal = Journal(domains[1], background, identity.instance, meter)
-    nodes = NodeTable(users)
+    lane = _lane(config, users)
+    nodes = NodeTable(users) if lane is None else LaneNodes(users, lane)
     ancestors = Ancestors(users, journal, meter)
     audit = build_audit(config, journal, ancestors, users.root.ino, meter, identity, clock)
     put = Put(users, audit, meter, instance=identity.instance, clock=clock)
@@ -255,7 +259,7 @@ def build(
         shadow=config.trash.mode == "shadow",
         deletes_when_full=config.trash.when_full == "delete",
     )
-    files, requests = OpenFiles(), Requests()
+    files, requests = OpenFiles(lane), Requests()
     truncations = Truncations(
         users,
         nodes,
@@ -264,7 +268,7 @@ def build(
         deletes,
         min_bytes=config.trash.truncated_min_bytes,
     )
-    invalidations = Invalidations(meter)
+    invalidations = Invalidations(meter, lane)
     deleting = build_deleting(
         config,
         background,
@@ -327,7 +331,7 @@ def build(
         limit=config.asyncdelete.pending_max,
         in_flight=config.asyncdelete.pending_in_flight,
     )
-    listed, callers, place = DirStreams(), Callers(), mountinfo.mountpoint_of(mountpoint)
+    listed, callers, place = DirStreams(lane), Callers(), mountinfo.mountpoint_of(mountpoint)
     bulk = _bulk(config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry)
     filesystem = FileSystem(
         users,
@@ -354,6 +358,7 @@ def build(
         meter,
         invalidations.entry,
         second=background if background.kind == "ceph" else None,
+        lane=lane,
         read_only=config.mount.read_only,
     )
 
@@ -361,6 +366,8 @@ def build(
         meter.set("nodes", len(nodes) + len(view))
         meter.set("handles", filesystem.open_handles)
         meter.set("pending_deletes", len(pending))
+        if lane is not None:
+            _count_lane(meter, lane)
         return meter.expose()
 
     health = Health({"storage": users, "background_storage": background})
@@ -406,7 +413,39 @@ def build(
         deleting,
         domains[1],
         meter,
+        lane,
     )
+
+
+def _count_lane(meter: PrometheusMeter, lane: Lane) -> None:
+    for cost in lane.costs():
+        meter.count("lane_answered_total", cost.answered, op=cost.op)
+        meter.count("lane_passed_total", cost.passed, op=cost.op)
+        meter.count("lane_seconds_total", cost.seconds, op=cost.op)
+    for direction, count in zip(("read", "write"), lane.data(), strict=True):
+        meter.count("io_bytes_total", count, direction=direction)
+
+
+def _lane(config: Config, users: Storage) -> Lane | None:
+    """Make what answers the kernel without Python, if it is wanted and can be had."""
+    mount = config.mount
+    if mount.lane == "off":
+        return None
+    lane = None
+    if attach.may_mount():
+        timeouts = {
+            "entry_timeout_s": mount.entry_timeout_s,
+            "attr_timeout_s": mount.attr_timeout_s,
+        }
+        lane = users.lane(**timeouts)
+    if lane is None and mount.lane == "on":
+        raise UserError(
+            f"there is no lane for {users.kind} storage, or without CAP_SYS_ADMIN; mount with "
+            "-o lane=auto, or as root"
+        )
+    if lane is not None and config.asyncdelete.recognise_rm:
+        lane.pass_opendir()  # a tree that was taken away lists empty
+    return lane
 
 
 def _device_at(place: str) -> int | None:

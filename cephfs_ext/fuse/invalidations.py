@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from cephfs_ext.core.limits import INVALIDATION_QUEUE
-from cephfs_ext.core.ports import Meter
+from cephfs_ext.core.ports import Lane, Meter
 from cephfs_ext.vfs.nodes import NodeId
 
 _log = logging.getLogger(__name__)
@@ -31,20 +31,22 @@ _IDLE_S = 60.0
 class Invalidations:
     """The queue to the kernel."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, lane: Lane | None = None) -> None:
         self._meter = meter
+        self._forget_name = pyfuse3.invalidate_entry if lane is None else lane.forget_name
+        self._forget_inode = pyfuse3.invalidate_inode if lane is None else lane.forget_inode
         self._queue: deque[tuple[str, Callable[[], None]]] = deque()
         self._arrived = trio.Event()
         self._limiter = trio.CapacityLimiter(1)
 
     def entry(self, parent: NodeId, name: bytes) -> None:
         """Have the kernel forget a name. Never blocks."""
-        self._add("entry", lambda: pyfuse3.invalidate_entry(parent, name))
+        self._add("entry", lambda: self._forget_name(parent, name))
 
     def inodes(self, node_ids: Sequence[NodeId]) -> None:
         """Have the kernel forget attributes and pages of inodes. Never blocks."""
         for node_id in node_ids:
-            self._add("inode", lambda node_id=node_id: pyfuse3.invalidate_inode(node_id))  # type: ignore[misc]
+            self._add("inode", lambda node_id=node_id: self._forget_inode(node_id))  # type: ignore[misc]
 
     def _add(self, kind: str, send: Callable[[], None]) -> None:
         if len(self._queue) >= INVALIDATION_QUEUE:

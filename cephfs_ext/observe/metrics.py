@@ -65,9 +65,13 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
+LANE_OPERATIONS = [
+    "lookup", "getattr", "readlink", "getxattr", "read", "write", "opendir", "readdir",
+    "releasedir", "forget",
+]  # fmt: skip
 LOOPS = [
     "expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs",
-    "pending",
+    "pending", "nodes",
 ]  # fmt: skip
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 
@@ -106,6 +110,24 @@ TABLE = (
         "io_bytes_total",
         "Bytes read and written.",
         _one("direction", ["read", "write"]),
+    ),
+    Metric(
+        "counter",
+        "lane_answered_total",
+        "Requests that the lane has answered.",
+        _one("op", LANE_OPERATIONS),
+    ),
+    Metric(
+        "counter",
+        "lane_seconds_total",
+        "Time that it took, waiting for the storage included.",
+        _one("op", LANE_OPERATIONS),
+    ),
+    Metric(
+        "counter",
+        "lane_passed_total",
+        "Requests that the lane has passed on to Python, though it knows their kind.",
+        _one("op", LANE_OPERATIONS),
     ),
     Metric(
         "counter",
@@ -322,7 +344,7 @@ class PrometheusMeter:
                 self._children[key] = child
         return child
 
-    def count(self, metric: str, n: int = 1, /, **labels: str) -> None:
+    def count(self, metric: str, n: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         self._labelled(metric, labels).inc(n)  # type: ignore[union-attr]
 

@@ -59,6 +59,7 @@ from cephfs_ext.core.types import (
     Weight,
 )
 from cephfs_ext.storage.ceph_admission import Admission
+from cephfs_ext.storage.ceph_lane import CephLane
 from cephfs_ext.storage.ceph_leases import Leases
 from cephfs_ext.storage.ceph_locks import ClusterLocks, lock_of_dir, lock_of_name
 from cephfs_ext.storage.ceph_members import Members, end_sessions
@@ -107,6 +108,9 @@ _SETTLED_XATTR = b"user.cephfs_ext.settled"
 _CLOSE_S = 20.0
 """How long closing may take before the connection is cut."""
 
+_LEFT_REASON = 4
+"""Why the lane asks about a directory that is noted as left."""
+
 _SNAPSHOT_BITS = 48
 """Inode numbers of CephFS stay below this; above it is what tells snapshots apart."""
 
@@ -153,6 +157,10 @@ class CephDirHandle:
         self.lock = trio.Lock()
 
 
+def _nobody_cares(ino: Ino, is_noted: bool) -> None:
+    del ino, is_noted
+
+
 class _LeftDirectories:
     """Directories that a name was moved out of, and whose attributes libcephfs has not read since.
 
@@ -163,6 +171,8 @@ class _LeftDirectories:
 
     def __init__(self) -> None:
         self._inos: dict[Ino, None] = {}
+        self.changed: Callable[[Ino, bool], object] = _nobody_cares
+        """Called, in any thread, when a directory was noted, or isn't any more."""
 
     def __contains__(self, ino: Ino) -> bool:
         return ino in self._inos
@@ -171,12 +181,16 @@ class _LeftDirectories:
         """Note a directory; the one that was noted first goes when there are too many."""
         self._inos.pop(ino, None)
         self._inos[ino] = None
+        self.changed(ino, True)
         if len(self._inos) > _LEFT_LIMIT:
-            self._inos.pop(next(iter(self._inos)), None)
+            self.take(next(iter(self._inos)))
 
     def take(self, ino: Ino) -> bool:
         """Tell whether a directory has been noted, and forget that: who asks reads it now."""
-        return self._inos.pop(ino, self) is None
+        if self._inos.pop(ino, self) is not None:
+            return False
+        self.changed(ino, False)
+        return True
 
 
 class CephStorage:
@@ -216,6 +230,7 @@ class CephStorage:
         whom = "background work" if background else "users"
         self._admission = Admission(mount, _raw(self.root), perms, whom)
         self._reviving = trio.Lock()
+        self._lane: CephLane | None = None
         self.ranks = 1
         self._rank_map = RankMap(mount, 1)
 
@@ -1159,6 +1174,36 @@ class CephStorage:
         limits = dict(field.split(b"=", 1) for field in raw.split())
         return Weight(int(limits[b"max_bytes"]), int(limits[b"max_files"]))
 
+    def lane(self, *, entry_timeout_s: float, attr_timeout_s: float) -> CephLane:
+        """Make what answers the kernel without Python; the caller may stop it before `close`."""
+        lane = CephLane(
+            _address(self._mount),
+            _address(self._identities.of(GATEWAY)),
+            lambda node: _address(_raw(node)),
+            self._refer,
+            self._data_of,
+            entry_timeout_s=entry_timeout_s,
+            attr_timeout_s=attr_timeout_s,
+        )
+        self._left.changed = lambda ino, is_noted: lane.force(ino, _LEFT_REASON, on=is_noted)
+        self._admission.lane = lane
+        self._stuck.others = lane.lookups
+        self._lane = lane
+        return lane
+
+    def _refer(self, ino: Ino) -> CephNode | None:
+        """Return another reference to an inode that is in use."""
+        number = ffi.new("vinodeno_t *", {"ino": {"val": ino}, "snapid": {"val": _LIVE_DEVICE}})
+        raw = lib.ceph_ll_get_inode(self._mount, number[0])
+        return None if raw == ffi.NULL else CephNode(raw, ino)
+
+    def _data_of(self, handle: Handle) -> tuple[int, bool] | None:
+        """Return the open file of a handle, and whether it appends; None if it must be revived."""
+        opened = _handle(handle)
+        if not self._admission.is_in or opened.generation != self._admission.generation:
+            return None
+        return _address(opened.raw), bool(opened.flags & os.O_APPEND)
+
     def describe(self) -> dict[str, str | int | bool]:
         """Say what is in use."""
         parts = [ffi.new("int *") for _ in range(3)]
@@ -1170,6 +1215,7 @@ class CephStorage:
             "subdir": self._subdir,
             "libcephfs": ".".join(str(part[0]) for part in parts),
             "ranks": self.ranks,
+            "lane": self._lane is not None,
             "rename_noreplace": self.rename_noreplace,
         }
 
@@ -1181,6 +1227,9 @@ class CephStorage:
                 nursery.start_soon(self._abort_later)
                 await self._gate.wait_empty()
                 self._closed = True
+                if self._lane is not None:
+                    await self._lane.stop()
+                    await trio.to_thread.run_sync(self._lane.free)
                 await trio.to_thread.run_sync(self._stuck.close)
                 lib.ceph_ll_forget(self._mount, _raw(self.root), 1)
                 rc = await trio.to_thread.run_sync(lib.ceph_unmount, self._mount)
@@ -1227,6 +1276,10 @@ def _ino(stx: Any) -> Ino:
     if stx.stx_dev in (0, _LIVE_DEVICE):
         return Ino(stx.stx_ino)
     return Ino((stx.stx_dev & 0x3FFF) << _SNAPSHOT_BITS | stx.stx_ino)
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
 
 
 _LIVE_DEVICE = 0xFFFF_FFFF_FFFF_FFFE

@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from c_ext._libcephfs import ffi, lib
+from cephfs_ext.storage.ceph_lane import CephLane
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +37,15 @@ class Admission:
         self._address = self._find_address()
         self._is_out = False
         self._asking = False
+        self.lane: CephLane | None = None
+        """What is told when the session is shut out, and when it is back."""
         self.generation = 0
         """How often the session has come back; files that were open before have to be reopened."""
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the session isn't known to be shut out."""
+        return not self._is_out
 
     async def note_refused(self) -> None:
         """Note that a call ended with ESHUTDOWN, and have libcephfs come back once it may."""
@@ -49,6 +57,8 @@ class Admission:
         finally:
             self._asking = False
         if self._is_out:
+            if self.lane is not None:
+                self.lane.shut_out()
             _log.error(
                 "the cluster has shut the session of %s out: %s is evicted or blocklisted; what "
                 "was not synced is lost; it comes back within seconds, or half an hour after the "
@@ -65,6 +75,8 @@ class Admission:
         lib.ceph_conf_set(self._mount, _MAY_RETURN, b"false")
         self._is_out, self._address = False, address
         self.generation += 1
+        if self.lane is not None:
+            self.lane.let_in()
         _log.warning("the session of %s is back, as %s", self._whose, address)
 
     def _is_refused(self) -> bool:

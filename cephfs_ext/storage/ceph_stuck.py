@@ -32,7 +32,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from c_ext._libcephfs import ffi, lib
@@ -74,6 +74,10 @@ class _Call:
         return time.monotonic() > self.due_s
 
 
+def _call(parent: Ino, names: Sequence[bytes], over: Callable[[], int]) -> _Call:
+    return _Call(parent, names, over, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
+
+
 class StuckNames:
     """Watches the calls of one session, and frees names; has a thread.
 
@@ -85,6 +89,9 @@ class StuckNames:
         self._root = root
         self._perms = perms
         self._cache_size = b"%d" % cache_size
+        self.others: Callable[[], Iterable[tuple[int, int, Ino, bytes]]] = tuple
+        """Yields lookups of somebody else: who does it, a number for each, directory and name."""
+        self._others: dict[tuple[int, int], _Call] = {}
         self._calls: dict[_Call, None] = {}
         self._changed = threading.Condition()
         self._taken_away: Counter[Name] = Counter()
@@ -106,7 +113,7 @@ class StuckNames:
         Args:
             over: says, in any thread, how many it has dealt with.
         """
-        call = _Call(parent, names, over, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
+        call = _call(parent, names, over)
         self._calls[call] = None
         try:
             yield
@@ -147,11 +154,26 @@ class StuckNames:
             try:
                 for call in self._calls.copy():
                     if call.is_late() and call in self._calls:
-                        self._free(call)
-                        call.patience_s *= 2
-                        call.due_s = time.monotonic() + call.patience_s
+                        self._free_late(call)
+                for call in self._look_at_others():
+                    if call.is_late():
+                        self._free_late(call)
             except Exception:
                 _log.exception("watching for stuck names goes on")
+
+    def _look_at_others(self) -> list[_Call]:
+        """Return the lookups of somebody else that are under way."""
+        found: dict[tuple[int, int], _Call] = {}
+        for who, number, parent, name in self.others():
+            known = self._others.get((who, number))
+            found[who, number] = known or _call(parent, (name,), lambda: 0)
+        self._others = found
+        return list(found.values())
+
+    def _free_late(self, call: _Call) -> None:
+        self._free(call)
+        call.patience_s *= 2
+        call.due_s = time.monotonic() + call.patience_s
 
     def _free(self, call: _Call) -> None:
         key = (call.parent, call.name)

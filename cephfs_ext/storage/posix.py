@@ -688,6 +688,9 @@ class PosixStorage:
         await trio.lowlevel.checkpoint()
         return False
 
+    def lane(self, *, entry_timeout_s: float, attr_timeout_s: float) -> None:
+        """Return nothing: all requests are answered in Python."""
+
     def describe(self) -> dict[str, str | int | bool]:
         """Say what is in use."""
         return {

@@ -186,6 +186,7 @@ class BulkDeletes:
     def _hide(self, delete: _Delete) -> None:
         self._seen.forget(delete.directory, delete.name)
         self._pending.add(delete)
+        self._nodes.hide_name(delete.directory, delete.name)
         self._nodes.hide_link(delete.found.attr.ino)
         self._meter.count("pending_answered_total")
 
@@ -215,6 +216,7 @@ class BulkDeletes:
 
     def release(self, delete: _Delete) -> None:
         """Give back what a delete holds."""
+        self._nodes.show_name(delete.directory, delete.name)
         if delete.victim is not None:
             self._sites.pop(delete.directory, None)  # it has a link less
             self._storage.forget(delete.found.node)
@@ -356,10 +358,12 @@ class KnownDirectories:
         chain = tuple(node_id for node_id, _ in self._nodes.above(NodeId(directory)))
         for node_id in chain:
             self._nodes.count_again(node_id)
+        self._nodes.changes_inside(chain[0], on=True)
         return chain
 
     def unpin(self, chain: tuple[int, ...]) -> None:
         """Take the lookups back."""
+        self._nodes.changes_inside(NodeId(chain[0]), on=False)
         for node_id in chain:
             self._nodes.forget(NodeId(node_id), 1)
 

@@ -33,7 +33,7 @@ from cephfs_ext.core.errors import (
 )
 from cephfs_ext.core.limits import NODES, NODES_TAKEN_BACK, OPEN_DIRECTORIES_PART, OPEN_FILES
 from cephfs_ext.core.permissions import without_privileges
-from cephfs_ext.core.ports import Created, Found, Handle, Listed, Meter, Node, Storage
+from cephfs_ext.core.ports import Created, Found, Handle, Lane, Listed, Meter, Node, Storage
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, Ino, StatFs
 from cephfs_ext.vfs.bulk import BulkDeletes
 from cephfs_ext.vfs.deletes import Deletes
@@ -66,6 +66,10 @@ RENAME_EXCHANGE = 2
 _TRASH_MODE = stat.S_IFDIR | stat.S_ISVTX | 0o777
 _WRITING = os.O_WRONLY | os.O_RDWR
 _NOTHING = Ino(0)
+
+OPEN_IN_LANE = 1 << 63
+"""The bit of the number of a directory that a lane has open; the rest is the directory's id."""
+
 _RENAME_ATTEMPTS = 10
 """How often a rename begins anew because another gateway put something else at its end."""
 
@@ -105,10 +109,12 @@ class FileSystem:
         forget_entry: Callable[[NodeId, bytes], None],
         *,
         second: Storage | None = None,
+        lane: Lane | None = None,
         read_only: bool = False,
     ) -> None:
         self._second = second
         """Another session of the storage, for what loses names in the one that does it."""
+        self._lane = lane
         self._forget_entry = forget_entry
         self._storage = storage
         self._meter = meter
@@ -169,14 +175,18 @@ class FileSystem:
         return self._bulk.as_users_see(node_id, self.nodes.as_users_see(attr))
 
     def _take_back_some(self) -> None:
+        if len(self.nodes) <= self._node_limit:
+            return
+        self._learned_beyond += 1
+        if self._learned_beyond % (NODES_TAKEN_BACK // 4) == 1:
+            self.limit_nodes()
+
+    def limit_nodes(self) -> None:
         """Have the kernel forget inodes when it keeps too many: each costs the storage something.
 
         What is open or otherwise in use stays.
         """
         if len(self.nodes) <= self._node_limit:
-            return
-        self._learned_beyond += 1
-        if self._learned_beyond % (NODES_TAKEN_BACK // 4) != 1:
             return
         self._meter.count("node_limit_reached_total")
         for parent, name in self.nodes.oldest(NODES_TAKEN_BACK):
@@ -517,10 +527,10 @@ class FileSystem:
             node = self.nodes[node_id].node
             handle = await self._storage.open(node, flags, who.cred)
             fh = self._files.add(node_id, handle)
-        if truncates:
+        if flags & _WRITING or truncates:
             self._touched(node_id)
-            if who.cred.uid != 0:
-                await self._drop_privileges(node)
+        if truncates and who.cred.uid != 0:
+            await self._drop_privileges(node)
         return fh
 
     async def _drop_privileges(self, node: Node) -> None:
@@ -553,6 +563,7 @@ class FileSystem:
     async def read(self, fh: FileHandle, off: int, size: int) -> bytes:
         """Read up to `size` bytes."""
         data = await self._storage.read(self._files[fh].handle, off, size)
+        self._files.used(fh)
         self._meter.count("io_bytes_total", len(data), direction="read")
         return data
 
@@ -560,6 +571,7 @@ class FileSystem:
         """Write."""
         file = self._files[fh]
         written = await self._storage.write(file.handle, off, data)
+        self._files.used(fh)
         self._touched(file.node_id)
         self._meter.count("io_bytes_total", written, direction="write")
         return written
@@ -583,6 +595,7 @@ class FileSystem:
         with self._files.closing(fh) as file:
             for _, former in file.former:
                 await _closing(self._storage.release(former))
+            self._touched(file.node_id)  # the lane may have written to it
             await self._storage.release(file.handle)
 
     # directories
@@ -646,11 +659,22 @@ class FileSystem:
 
     async def fsyncdir(self, fh: FileHandle) -> None:
         """Make the names of a directory durable."""
+        if fh & OPEN_IN_LANE:
+            await self._sync_directory(NodeId(fh & ~OPEN_IN_LANE))
+            return
         stream = self._dirs[fh]
         await self._bulk.synced(stream.node_id)
         handle = stream.handle
         if handle is not None:
             await self._storage.fsyncdir(handle)
+
+    async def _sync_directory(self, node_id: NodeId) -> None:
+        await self._bulk.synced(node_id)
+        handle = await self._storage.opendir(self.nodes[node_id].node)
+        try:
+            await self._storage.fsyncdir(handle)
+        finally:
+            await self._storage.releasedir(handle)
 
     async def releasedir(self, fh: FileHandle) -> None:
         """Close a directory."""
@@ -692,7 +716,8 @@ class FileSystem:
     @property
     def open_handles(self) -> int:
         """How many files and directories are open."""
-        return len(self._files) + len(self._dirs)
+        in_lane = 0 if self._lane is None else self._lane.directories
+        return len(self._files) + len(self._dirs) + in_lane
 
     def _check_open_files(self) -> None:
         """Leave what the storage needs for deletes, lookups and background work.

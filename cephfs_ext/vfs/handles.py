@@ -12,14 +12,14 @@ import errno
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Generic, NewType, TypeVar
 
 import trio
 
 from cephfs_ext.core.errors import FSError
 from cephfs_ext.core.limits import READDIR_PAGE
-from cephfs_ext.core.ports import DirHandle, Handle, Listed, Storage
+from cephfs_ext.core.ports import DirHandle, Handle, Lane, Listed, Storage
 from cephfs_ext.vfs.nodes import NodeId
 from cephfs_ext.vfs.requests import Stamp
 
@@ -46,8 +46,12 @@ class HandleTable(Generic[T]):
 
     def add(self, thing: T) -> FileHandle:
         """Give a thing a number."""
+        return self.add_with(lambda _: thing)
+
+    def add_with(self, make: Callable[[FileHandle], T]) -> FileHandle:
+        """Give a thing a number that it knows."""
         fh = FileHandle(next(self._next))
-        self._open[fh] = thing
+        self._open[fh] = make(fh)
         return fh
 
     def __getitem__(self, fh: FileHandle) -> T:
@@ -84,6 +88,7 @@ class OpenFile:
 
     node_id: NodeId
     handle: Handle
+    fh: FileHandle
     former: list[tuple[Stamp, Handle]] = dataclasses.field(default_factory=list)
     """Handles of inodes that the file led to before, which requests may still be using."""
 
@@ -91,10 +96,12 @@ class OpenFile:
 class OpenFiles:
     """The open regular files, also counted by inode.
 
-    A file counts from before its handle is opened until after it has been closed.
+    A file counts from before its handle is opened until after it has been closed. A lane is told of
+    the handle that reads and writes go to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane | None = None) -> None:
+        self._lane = lane
         self._table: HandleTable[OpenFile] = HandleTable()
         self._counts: Counter[NodeId] = Counter()
         self._closing: Counter[NodeId] = Counter()
@@ -115,7 +122,24 @@ class OpenFiles:
     def add(self, node_id: NodeId, handle: Handle) -> FileHandle:
         """Note an open file."""
         self._counts[node_id] += 1
-        return self._table.add(OpenFile(node_id, handle))
+        fh = self._table.add_with(lambda fh: OpenFile(node_id, handle, fh))
+        self.used(fh)
+        return fh
+
+    def used(self, fh: FileHandle) -> None:
+        """Note that a file was read or written here: the lane may do that, if it can."""
+        if self._lane is not None:
+            self._lane.opened(fh, self._table[fh].handle)
+
+    def exchange(self, file: OpenFile, handle: Handle, now: Stamp) -> None:
+        """Have an open file go on with another handle; the former one is kept."""
+        file.former.append((now, file.handle))
+        file.handle = handle
+        self.used(file.fh)
+
+    def is_idle(self, file: OpenFile) -> bool:
+        """Tell whether the lane uses no former handle of a file."""
+        return self._lane is None or self._lane.is_idle(file.fh)
 
     @contextlib.asynccontextmanager
     async def opening(self, node_id: NodeId) -> AsyncIterator[None]:
@@ -150,6 +174,8 @@ class OpenFiles:
     def closing(self, fh: FileHandle) -> Iterator[OpenFile]:
         """Take an open file back; its handle is closed in the body."""
         file = self._table.pop(fh)
+        if self._lane is not None:
+            self._lane.closing(fh)
         self._closing[file.node_id] += 1
         try:
             yield file
@@ -234,7 +260,8 @@ class DirStream:
 class DirStreams:
     """The directories that are being listed, by id."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane | None = None) -> None:
+        self._lane = lane
         self._open: dict[NodeId, set[DirStream]] = {}
 
     def add(self, stream: DirStream) -> None:
@@ -253,3 +280,5 @@ class DirStreams:
         for stream in self._open.get(directory, ()):
             stream.changed()
             stream.names_changed |= names
+        if names and self._lane is not None:
+            self._lane.names_changed(directory)

@@ -107,10 +107,13 @@ class NodeTable:
         Raises:
             FSError: ESTALE; the kernel has forgotten it, or never knew it.
         """
-        known = self._known.get(node_id)
+        known = self._get(node_id)
         if known is None:
             raise FSError(errno.ESTALE)
         return known
+
+    def _get(self, node_id: NodeId) -> Known | None:
+        return self._known.get(node_id)
 
     def id_of(self, ino: Ino) -> NodeId:
         """Return the node id that an inode has, or would get."""
@@ -126,7 +129,7 @@ class NodeTable:
     def _find(self, ino: Ino) -> Known | None:
         """Return what is known of an inode."""
         node_id = ROOT if ino == self._storage.root.ino else self._ids.get(ino, NodeId(ino))
-        known = self._known.get(node_id)
+        known = self._get(node_id)
         return known if known is not None and known.node.ino == ino else None
 
     def remap(self, node_id: NodeId, found: Found) -> Node:
@@ -154,12 +157,16 @@ class NodeTable:
         else:
             self._storage.forget(found.node)
         known.lookups += 1
-        known.nlink = found.attr.nlink
+        self._note(node_id, known, parent, name, found.attr)
+        return node_id
+
+    def _note(self, node_id: NodeId, known: Known, parent: NodeId, name: bytes, attr: Attr) -> None:
+        """Note what a lookup has found."""
+        known.nlink = attr.nlink
         known.generation, known.is_dead = known.generation + known.is_dead, False
-        known.hidden_links = min(known.hidden_links, _most_hidden(found.attr))
+        known.hidden_links = min(known.hidden_links, _most_hidden(attr))
         if node_id != ROOT:
             self._place(node_id, known, parent, name)
-        return node_id
 
     def oldest(self, count: int) -> list[tuple[NodeId, bytes]]:
         """Return the names under which the kernel may be asked to forget some inodes.
@@ -184,10 +191,22 @@ class NodeTable:
             return
         known.lookups -= lookups
         if known.lookups <= 0:
-            del self._known[node_id]
-            self._ids.pop(known.node.ino, None)
-            self._unplace(node_id, known)
-            self._storage.forget(known.node)
+            self._drop(node_id, known)
+
+    def _drop(self, node_id: NodeId, known: Known) -> None:
+        del self._known[node_id]
+        self._ids.pop(known.node.ino, None)
+        self._unplace(node_id, known)
+        self._storage.forget(known.node)
+
+    def hide_name(self, parent: NodeId, name: bytes) -> None:
+        """Note that a name has been deleted, and is in the storage still."""
+
+    def show_name(self, parent: NodeId, name: bytes) -> None:
+        """Note that the storage is right again about a name."""
+
+    def changes_inside(self, directory: NodeId, *, on: bool) -> None:
+        """Note that names in a directory are hidden now, or that none is any more."""
 
     def moved(
         self, old_parent: NodeId, old_name: bytes, new_parent: NodeId, new_name: bytes
@@ -267,7 +286,7 @@ class NodeTable:
         What was deleted by itself doesn't: a program that has it open goes on with it. Nor does a
         file with other names: the kernel may have come to it by one of those.
         """
-        known = self._known.get(node_id)
+        known = self._get(node_id)
         if known is None or known.hidden_links or node_id == ROOT:
             return False
         if known.nlink > 1 and not known.is_dir:
@@ -302,8 +321,8 @@ class NodeTable:
     def _upwards(self, directory: NodeId) -> list[tuple[NodeId, Known]]:
         passed: dict[NodeId, Known] = {}
         node_id = directory
-        while node_id not in passed and node_id in self._known:
-            passed[node_id] = self._known[node_id]
-            node_id = passed[node_id].parent
+        while node_id not in passed and (known := self._get(node_id)) is not None:
+            passed[node_id] = known
+            node_id = known.parent
         passed[ROOT] = self._known[ROOT]  # also where the chain was broken by another client
         return list(passed.items())

@@ -140,7 +140,10 @@ class Truncations:
 
     async def _exchange(self, through: OpenFile, handle: Handle) -> None:
         """Have an open file go on with another handle; close those that nobody uses any more."""
-        through.former.append((self._requests.now(), through.handle))
-        through.handle = handle
-        while through.former and self._requests.are_over(through.former[0][0]):
+        self._files.exchange(through, handle, self._requests.now())
+        while (
+            through.former
+            and self._requests.are_over(through.former[0][0])
+            and self._files.is_idle(through)
+        ):
             await self._storage.release(through.former.pop(0)[1])

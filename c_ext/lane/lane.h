@@ -1,0 +1,94 @@
+/* Answers what needs no decision, and passes the rest on to Python.
+
+   Threads read requests from /dev/fuse. What a thread can answer with libcephfs it answers; all
+   else goes, unchanged, through one end of a pair of SOCK_SEQPACKET sockets to pyfuse3, and one
+   more thread carries the answers back. Whatever is unusual (an error that is not every day's, an
+   inode or a name of which Python knows more, a request that isn't as it should be) is Python's.
+
+   Lookups of inodes that the table of nodes has are counted there alone, Python's among them;
+   those of all others (what is seen in a virtual trash, snapshots) are Python's.
+
+   Source: include/uapi/linux/fuse.h, fs/fuse/dev.c; design.md 7. */
+
+#ifndef CX_LANE_H
+#define CX_LANE_H
+
+#include "files.h"
+#include "hidden.h"
+#include "nodes.h"
+
+struct cx_lane;
+
+struct cx_settings {
+    double entry_timeout_s;
+    double attr_timeout_s;
+    uint32_t readers;     /* threads at the beginning */
+    uint32_t readers_max; /* when all of them wait for the storage, more are started */
+};
+
+/* What one kind of request has cost. */
+struct cx_cost {
+    uint64_t answered;
+    uint64_t passed;
+    uint64_t answered_ns;
+};
+
+/* A call that looks a name up, and is under way. */
+struct cx_lookup {
+    uint64_t begun; /* which one of this thread */
+    uint64_t directory;
+    char name[CX_NAME_MAX + 1];
+};
+
+/* The bit of the number of a directory that is open here; in an fsyncdir that is passed on, the
+   rest is the id of the directory. */
+#define CX_OPEN_HERE (UINT64_C(1) << 63)
+
+/* How many lookups Python is told are taken back, of a node that ends here. */
+#define CX_ALL_LOOKUPS (UINT64_C(1) << 62)
+
+#define CX_OPCODES 64u
+
+/* `mount` and `perms` are libcephfs's and stay the caller's. Returns NULL without memory, or if the
+   root isn't found. */
+struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings);
+
+/* Begins to answer what comes from `device`. The descriptors stay the caller's, who closes them
+   after `cx_lane_stop`; `ended` is an eventfd that is written to when the kernel has ended the
+   session. 0 or -errno; then nothing runs. */
+int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended);
+
+/* Ends all threads, which may be waiting for the storage: blocks until they are over. */
+void cx_lane_stop(struct cx_lane *lane);
+
+/* After `cx_lane_stop`, or instead of `cx_lane_start`. Directories that are open here are closed. */
+void cx_lane_free(struct cx_lane *lane);
+
+struct cx_nodes *cx_lane_nodes(struct cx_lane *lane);
+struct cx_files *cx_lane_files(struct cx_lane *lane);
+struct cx_hidden *cx_lane_hidden(struct cx_lane *lane);
+
+/* Has Python answer everything that can be. */
+void cx_lane_pause(struct cx_lane *lane, bool is_paused);
+
+/* Has Python open directories. */
+void cx_lane_pass_opendir(struct cx_lane *lane);
+
+/* Have the kernel forget a name, or attributes and pages. They may wait for locks that requests
+   hold: never call them from what answers one. 0 or -errno. */
+int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at);
+int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
+
+/* What kinds of requests have cost, by opcode; bytes read and written. */
+void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint64_t bytes[2]);
+
+/* How many directories are open here. */
+size_t cx_lane_directories(struct cx_lane *lane);
+
+/* Says which lookup a thread has under way; false if none. */
+bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);
+
+/* The errno that ended reading from the kernel, other than ENODEV; 0 if none has. */
+int cx_lane_error(struct cx_lane *lane);
+
+#endif

@@ -1,0 +1,107 @@
+"""Builds `c_ext._lane`: threads that answer the kernel without Python, and what they know.
+
+Calls release the GIL. Those on tables are brief; `cx_lane_stop`, and those that make the kernel
+forget something, may block. What the functions guarantee is said in the headers in `c_ext/lane`.
+"""
+
+from __future__ import annotations
+
+from cffi import FFI
+
+_SOURCES = ("nodes", "hidden", "files", "lane", "answer")
+
+ffibuilder = FFI()
+
+ffibuilder.cdef(
+    """
+    #define CX_NAME_MAX 255
+    #define CX_OPEN_HERE ...
+    #define CX_ALL_LOOKUPS ...
+    #define CX_OPCODES 64
+
+    struct cx_nodes;
+    struct cx_files;
+    struct cx_hidden;
+    struct cx_lane;
+    struct Fh;
+
+    struct cx_known {
+        uint64_t id;
+        uint64_t ino;
+        uint64_t parent;
+        uint64_t lookups;
+        uint64_t changes;
+        uint32_t nlink;
+        uint32_t reasons;
+        bool is_dir;
+        uint8_t name_length;
+        char name[255];
+    };
+    struct cx_name { uint64_t parent; const char *name; size_t length; };
+    struct cx_file { struct Fh *raw; bool appends; };
+    struct cx_settings {
+        double entry_timeout_s;
+        double attr_timeout_s;
+        uint32_t readers;
+        uint32_t readers_max;
+    };
+    struct cx_cost { uint64_t answered; uint64_t passed; uint64_t answered_ns; };
+    struct cx_lookup { uint64_t begun; uint64_t directory; char name[256]; };
+
+    enum cx_learned { CX_LEARNED, CX_REFUSED, CX_NO_MEMORY };
+    enum cx_forgotten { CX_UNKNOWN, CX_KEPT, CX_GONE, CX_GONE_TELL };
+
+    enum cx_learned cx_nodes_teach(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *raw,
+                                   struct cx_name at, bool is_dir, uint32_t nlink);
+    bool cx_nodes_count_again(struct cx_nodes *nodes, uint64_t id);
+    enum cx_forgotten cx_nodes_forget(struct cx_nodes *nodes, uint64_t id, uint64_t lookups);
+    bool cx_nodes_adopt(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
+    bool cx_nodes_retarget(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *raw);
+    bool cx_nodes_force(struct cx_nodes *nodes, uint64_t ino, uint32_t add, uint32_t take);
+    bool cx_nodes_place(struct cx_nodes *nodes, uint64_t id, struct cx_name at);
+    void cx_nodes_unplace(struct cx_nodes *nodes, struct cx_name at);
+    uint64_t cx_nodes_directory_at(struct cx_nodes *nodes, struct cx_name at);
+    void cx_nodes_changed(struct cx_nodes *nodes, uint64_t directory);
+    size_t cx_nodes_count(struct cx_nodes *nodes);
+    size_t cx_nodes_oldest(struct cx_nodes *nodes, struct cx_known *known, size_t count);
+
+    bool cx_hidden_add(struct cx_hidden *hidden, struct cx_name at);
+    void cx_hidden_remove(struct cx_hidden *hidden, struct cx_name at);
+
+    bool cx_files_set(struct cx_files *files, uint64_t number, struct cx_file file);
+    void cx_files_drop(struct cx_files *files, uint64_t number);
+    void cx_files_drop_all(struct cx_files *files);
+    bool cx_files_is_idle(struct cx_files *files, uint64_t number);
+
+    struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings);
+    int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended);
+    void cx_lane_stop(struct cx_lane *lane);
+    void cx_lane_free(struct cx_lane *lane);
+    struct cx_nodes *cx_lane_nodes(struct cx_lane *lane);
+    struct cx_files *cx_lane_files(struct cx_lane *lane);
+    struct cx_hidden *cx_lane_hidden(struct cx_lane *lane);
+    void cx_lane_pause(struct cx_lane *lane, bool is_paused);
+    void cx_lane_pass_opendir(struct cx_lane *lane);
+    int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at);
+    int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
+    void cx_lane_costs(struct cx_lane *lane, struct cx_cost *costs, uint64_t *bytes);
+    size_t cx_lane_directories(struct cx_lane *lane);
+    bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);
+    int cx_lane_error(struct cx_lane *lane);
+    """
+)
+
+ffibuilder.set_source(
+    "c_ext._lane",
+    """
+    #include "lane.h"
+    """,
+    sources=[f"c_ext/lane/{name}.c" for name in _SOURCES],
+    include_dirs=["c_ext/lane"],
+    libraries=["cephfs"],
+    define_macros=[("_GNU_SOURCE", None), ("_FILE_OFFSET_BITS", "64")],
+    extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

@@ -1,0 +1,307 @@
+"""The lane of a mount of CephFS: see c_ext/lane, and `cephfs_ext.core.ports.Lane`.
+
+It uses the session of users, reads as the gateway, and never waits for Python. Of an inode that it
+is forced to ask about, of a session that was shut out, and of files whose handle isn't the
+session's any more, Python answers.
+
+Concurrency: `force` from any thread, `forget_name` and `forget_inode` from any thread that answers
+no request; all else belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import trio
+
+from c_ext._lane import ffi, lib
+from cephfs_ext.core.errors import FSError, check
+from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST
+from cephfs_ext.core.ports import Adopted, Found, Handle, LaneCost, Node
+from cephfs_ext.core.types import Ino
+
+_OPCODES = {
+    "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
+    "write": (16,), "opendir": (27,), "readdir": (44,), "releasedir": (29,), "forget": (2, 42),
+}  # fmt: skip
+"""The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
+
+
+class CephLane:
+    """Answers the kernel without Python, over a session of libcephfs."""
+
+    def __init__(
+        self,
+        mount: int,
+        perms: int,
+        raw: Callable[[Node], int],
+        refer: Callable[[Ino], Node | None],
+        data_of: Callable[[Handle], tuple[int, bool] | None],
+        *,
+        entry_timeout_s: float,
+        attr_timeout_s: float,
+    ) -> None:
+        """Build it; nothing runs yet.
+
+        Args:
+            mount: the session; this, `perms` and what `raw` and `data_of` return are addresses.
+            raw: returns the inode behind a node.
+            refer: returns a node with a reference of its own, of an inode that is in use.
+            data_of: returns the open file of a handle, and whether it appends; None if only the
+                storage can use it.
+
+        Raises:
+            FSError: no memory, or no root.
+        """
+        settings = {
+            "entry_timeout_s": entry_timeout_s,
+            "attr_timeout_s": attr_timeout_s,
+            "readers": LANE_READERS,
+            "readers_max": LANE_READERS_MOST,
+        }
+        pointers = (ffi.cast("void *", mount), ffi.cast("void *", perms))
+        self._lane = lib.cx_lane_new(*pointers, ffi.new("struct cx_settings *", settings)[0])
+        if self._lane == ffi.NULL:
+            raise FSError(errno.ENOMEM, "the lane can't be made")
+        self._nodes = lib.cx_lane_nodes(self._lane)
+        self._files = lib.cx_lane_files(self._lane)
+        self._hidden = lib.cx_lane_hidden(self._lane)
+        self._raw = raw
+        self._refer = refer
+        self._data_of = data_of
+        self._descriptors: list[int] = []
+        self._ended = -1
+        self._costs = [(0, 0, 0)] * lib.CX_OPCODES
+        self._data = (0, 0)
+        self._stopping = threading.Lock()
+        self._is_over = False
+
+    # inodes
+
+    def __len__(self) -> int:
+        return int(lib.cx_nodes_count(self._nodes))
+
+    def teach(self, node_id: int, found: Found, parent: int, name: bytes) -> None:
+        """Count one lookup; takes over the reference in `found`."""
+        attr, raw = found.attr, ffi.cast("void *", self._raw(found.node))
+        at, keep = _at(parent, name)
+        arguments = (node_id, attr.ino, raw, at[0], attr.is_dir, attr.nlink)
+        if lib.cx_nodes_teach(self._nodes, *arguments) != lib.CX_LEARNED:
+            raise FSError(errno.ENOMEM)
+        del keep
+
+    def count_again(self, node_id: int) -> None:
+        """Count one more lookup of an inode that it has."""
+        lib.cx_nodes_count_again(self._nodes, node_id)
+
+    def forget(self, node_id: int, lookups: int) -> bool | None:
+        """Take lookups back."""
+        forgotten = lib.cx_nodes_forget(self._nodes, node_id, lookups)
+        return None if forgotten == lib.CX_UNKNOWN else bool(forgotten == lib.CX_GONE_TELL)
+
+    def adopt(self, node_id: int) -> Adopted | None:
+        """Return what it knows of an inode, and tell of its end from now on."""
+        known = ffi.new("struct cx_known *")
+        if not lib.cx_nodes_adopt(self._nodes, node_id, known):
+            return None
+        node = self._refer(Ino(known.ino))
+        if node is None:
+            return None
+        name = bytes(ffi.buffer(known.name, known.name_length))
+        return Adopted(node, known.parent, name, known.is_dir, known.nlink)
+
+    def has(self, node_id: int) -> bool:
+        """Tell whether it has an inode; if so, its end is told of from now on."""
+        return bool(lib.cx_nodes_adopt(self._nodes, node_id, ffi.new("struct cx_known *")))
+
+    def retarget(self, node_id: int, ino: Ino) -> None:
+        """Have an id lead to another inode."""
+        node = self._refer(ino)
+        if node is None:
+            raise FSError(errno.ESTALE)
+        raw = ffi.cast("void *", self._raw(node))
+        if not lib.cx_nodes_retarget(self._nodes, node_id, ino, raw):
+            raise FSError(errno.ENOMEM)
+
+    def force(self, ino: Ino, reason: int, *, on: bool) -> None:
+        """Have all that an inode is asked for answered in Python, or no longer."""
+        if not lib.cx_nodes_force(self._nodes, ino, reason * on, reason * (not on)):
+            raise FSError(errno.ENOMEM)
+
+    # names
+
+    def place(self, node_id: int, parent: int, name: bytes) -> None:
+        """Note where a directory is now."""
+        at, _keep = _at(parent, name)
+        lib.cx_nodes_place(self._nodes, node_id, at[0])
+
+    def unplace(self, parent: int, name: bytes) -> None:
+        """Note that a directory has lost its name."""
+        at, _keep = _at(parent, name)
+        lib.cx_nodes_unplace(self._nodes, at[0])
+
+    def directory_at(self, parent: int, name: bytes) -> int:
+        """Return the id of the directory that was seen last under a name; 0 if none was."""
+        at, _keep = _at(parent, name)
+        return int(lib.cx_nodes_directory_at(self._nodes, at[0]))
+
+    def oldest(self, count: int) -> list[tuple[int, bytes]]:
+        """Return names of inodes that were learned longest ago; the next call returns others."""
+        known = ffi.new("struct cx_known[]", count)
+        found = lib.cx_nodes_oldest(self._nodes, known, count)
+        return [
+            (one.parent, bytes(ffi.buffer(one.name, one.name_length))) for one in known[0:found]
+        ]
+
+    def names_changed(self, directory: int) -> None:
+        """Note that a name in a directory was changed."""
+        lib.cx_nodes_changed(self._nodes, directory)
+
+    def hide(self, parent: int, name: bytes) -> None:
+        """Answer that a name isn't there."""
+        at, _keep = _at(parent, name)
+        if not lib.cx_hidden_add(self._hidden, at[0]):
+            raise FSError(errno.ENOMEM)
+
+    def show(self, parent: int, name: bytes) -> None:
+        """End that."""
+        at, _keep = _at(parent, name)
+        lib.cx_hidden_remove(self._hidden, at[0])
+
+    # open files and directories
+
+    def opened(self, fh: int, handle: Handle) -> None:
+        """Read and write an open file from now on; with this handle, if it had another."""
+        data = self._data_of(handle)
+        if data is None:
+            lib.cx_files_drop(self._files, fh)
+            return
+        raw, appends = data
+        file = {"raw": ffi.cast("struct Fh *", raw), "appends": appends}
+        lib.cx_files_set(self._files, fh, ffi.new("struct cx_file *", file)[0])
+
+    def closing(self, fh: int) -> None:
+        """Don't use a file any more, that is about to be closed."""
+        lib.cx_files_drop(self._files, fh)
+
+    def is_idle(self, fh: int) -> bool:
+        """Tell whether no call is under way with a handle that a file had."""
+        return bool(lib.cx_files_is_idle(self._files, fh))
+
+    @property
+    def directories(self) -> int:
+        """How many directories it has open."""
+        return 0 if self._is_over else int(lib.cx_lane_directories(self._lane))
+
+    def pass_opendir(self) -> None:
+        """Have all directories opened in Python."""
+        lib.cx_lane_pass_opendir(self._lane)
+
+    # the session
+
+    def shut_out(self) -> None:
+        """Answer nothing of the storage: the cluster has shut the session out."""
+        lib.cx_lane_pause(self._lane, True)
+        lib.cx_files_drop_all(self._files)
+
+    def let_in(self) -> None:
+        """Answer again; files that were open before are Python's until it says otherwise."""
+        lib.cx_lane_pause(self._lane, False)
+
+    def lookups(self) -> Iterator[tuple[int, int, Ino, bytes]]:
+        """Yield what is being looked up: the thread, a number for each lookup, and the name."""
+        if self._is_over:
+            return
+        lookup = ffi.new("struct cx_lookup *")
+        for thread in range(LANE_READERS_MOST):
+            if lib.cx_lane_lookup(self._lane, thread, lookup):
+                name = bytes(ffi.string(lookup.name))
+                yield thread, lookup.begun, Ino(lookup.directory), name
+
+    # the kernel
+
+    def start(self, device: int, pair: int) -> None:
+        """Begin to answer; takes over the descriptors."""
+        self._ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._descriptors = [device, pair, self._ended]
+        check(lib.cx_lane_start(self._lane, device, pair, self._ended))
+
+    async def ended(self) -> None:
+        """Wait until the kernel has ended the session."""
+        await trio.lowlevel.wait_readable(self._ended)
+
+    @property
+    def error(self) -> int:
+        """The errno for which it has stopped to answer; 0 unless something went wrong."""
+        return 0 if self._is_over else int(lib.cx_lane_error(self._lane))
+
+    # what it has cost
+
+    def costs(self) -> list[LaneCost]:
+        """Return what each kind of request that it knows has cost since the last call."""
+        former, self._costs = self._costs, self._ask()[0]
+        costs = []
+        for op, opcodes in _OPCODES.items():
+            steps = [
+                [new - old for new, old in zip(self._costs[code], former[code], strict=True)]
+                for code in opcodes
+            ]
+            answered, passed, ns = map(sum, zip(*steps, strict=True))
+            costs.append(LaneCost(op, answered, passed, ns / 1e9))
+        return costs
+
+    def data(self) -> tuple[int, int]:
+        """Return how many bytes were read and written since the last call."""
+        former, self._data = self._data, self._ask()[1]
+        return self._data[0] - former[0], self._data[1] - former[1]
+
+    def _ask(self) -> tuple[list[tuple[int, int, int]], tuple[int, int]]:
+        if self._is_over:
+            return self._costs, self._data
+        costs, data = ffi.new("struct cx_cost[]", lib.CX_OPCODES), ffi.new("uint64_t[2]")
+        lib.cx_lane_costs(self._lane, costs, data)
+        return [(one.answered, one.passed, one.answered_ns) for one in costs], (data[0], data[1])
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Have the kernel forget a name. Blocks."""
+        at, _keep = _at(parent, name)
+        _check_os(lib.cx_lane_forget_name(self._lane, at[0]))
+
+    def forget_inode(self, node_id: int) -> None:
+        """Have the kernel forget attributes and pages of an inode. Blocks."""
+        _check_os(lib.cx_lane_forget_inode(self._lane, node_id))
+
+    async def stop(self) -> None:
+        """Answer nothing any more; what is under way is waited for."""
+        await trio.to_thread.run_sync(self._stop)
+
+    def _stop(self) -> None:
+        with self._stopping:
+            if not self._is_over:
+                lib.cx_lane_stop(self._lane)
+            self._is_over = True
+            for descriptor in self._descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            self._descriptors.clear()
+
+    def free(self) -> None:
+        """Give back all inodes; it must have been stopped, and nothing may be called any more."""
+        lib.cx_lane_free(self._lane)
+
+
+def _at(parent: int, name: bytes) -> tuple[Any, Any]:
+    """Build the argument for a name; the second part has to live as long as the first is used."""
+    buffer = ffi.from_buffer(name)
+    value = {"parent": parent, "name": ffi.cast("char *", buffer), "length": len(name)}
+    return ffi.new("struct cx_name *", value), buffer
+
+
+def _check_os(rc: int) -> None:
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))
