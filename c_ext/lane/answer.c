@@ -335,18 +335,39 @@ static enum outcome answer_write(struct request *request)
 
 /* directories */
 
-static struct directory *directory_of(uint64_t number)
+/* Returns where a directory that is open here stands in its bucket: NULL behind the last. */
+static struct directory **find_directory(struct cx_lane *lane, uint64_t number)
 {
-    return (struct directory *)(uintptr_t)(number & ~CX_OPEN_HERE); /* NOLINT: our own number */
+    struct directory **place = &lane->opened[number % OPEN_BUCKETS];
+
+    while (*place != NULL && (*place)->number != number)
+        place = &(*place)->next;
+    return place;
 }
 
+/* Returns the directory that the kernel has a number for; NULL if it isn't open here. */
+static struct directory *directory_of(struct cx_lane *lane, uint64_t fh)
+{
+    struct directory *directory;
+
+    if (!(fh & CX_OPEN_HERE))
+        return NULL;
+    pthread_mutex_lock(&lane->lock);
+    directory = *find_directory(lane, fh & ~CX_OPEN_HERE);
+    pthread_mutex_unlock(&lane->lock);
+    return directory;
+}
+
+/* Gives a directory a number. */
 static void link_directory(struct cx_lane *lane, struct directory *directory)
 {
+    struct directory **place;
+
     pthread_mutex_lock(&lane->lock);
-    directory->next = lane->opened;
-    if (lane->opened != NULL)
-        lane->opened->previous = directory;
-    lane->opened = directory;
+    directory->number = ++lane->opened_count;
+    place = &lane->opened[directory->number % OPEN_BUCKETS];
+    directory->next = *place;
+    *place = directory;
     pthread_mutex_unlock(&lane->lock);
     atomic_fetch_add(&lane->directories, 1);
 }
@@ -354,12 +375,7 @@ static void link_directory(struct cx_lane *lane, struct directory *directory)
 static void unlink_directory(struct cx_lane *lane, struct directory *directory)
 {
     pthread_mutex_lock(&lane->lock);
-    if (directory->next != NULL)
-        directory->next->previous = directory->previous;
-    if (directory->previous != NULL)
-        directory->previous->next = directory->next;
-    else
-        lane->opened = directory->next;
+    *find_directory(lane, directory->number) = directory->next;
     pthread_mutex_unlock(&lane->lock);
     atomic_fetch_sub(&lane->directories, 1);
 }
@@ -389,7 +405,7 @@ static enum outcome answer_opendir(struct request *request)
     directory->id = request->in->nodeid;
     directory->changes = known.changes;
     link_directory(lane, directory);
-    out.fh = (uint64_t)(uintptr_t)directory | CX_OPEN_HERE;
+    out.fh = directory->number | CX_OPEN_HERE;
     cx_reply(request, 0, &out, sizeof(out));
     return ANSWERED;
 }
@@ -411,11 +427,12 @@ void cx_close_directory(struct cx_lane *lane, struct directory *directory)
 static enum outcome answer_releasedir(struct request *request)
 {
     const struct fuse_release_in *argument = request->argument;
-    struct directory *directory;
+    struct directory *directory = NULL;
 
-    if (request->size < sizeof(*argument) || !(argument->fh & CX_OPEN_HERE))
+    if (request->size >= sizeof(*argument))
+        directory = directory_of(request->lane, argument->fh);
+    if (directory == NULL)
         return PASSED;
-    directory = directory_of(argument->fh);
     unlink_directory(request->lane, directory);
     cx_close_directory(request->lane, directory);
     cx_reply(request, 0, NULL, 0);
@@ -565,14 +582,15 @@ static enum outcome answer_readdirplus(struct request *request)
     struct cx_lane *lane = request->lane;
     const struct fuse_read_in *argument = request->argument;
     struct page page = {.data = OUT_DATA(request)};
-    struct directory *directory;
+    struct directory *directory = NULL;
     struct cx_known known;
     uint64_t start;
     int rc = 0;
 
-    if (request->size < sizeof(*argument) || !(argument->fh & CX_OPEN_HERE))
+    if (request->size >= sizeof(*argument))
+        directory = directory_of(lane, argument->fh);
+    if (directory == NULL)
         return PASSED;
-    directory = directory_of(argument->fh);
     page.size = argument->size < DATA_MAX ? argument->size : DATA_MAX;
     start = argument->offset;
     if (!cx_nodes_look(lane->nodes, directory->id, &known))

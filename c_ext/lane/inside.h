@@ -18,6 +18,7 @@
 #define DATA_MAX (1u << 20)
 #define REQUEST_MAX (DATA_MAX + 65536u)
 #define THREADS_MAX 256u
+#define OPEN_BUCKETS 256u
 
 struct thread {
     struct cx_lane *lane;
@@ -50,7 +51,8 @@ struct cx_lane {
     atomic_uint_least64_t answered_ns[CX_OPCODES];
     atomic_uint_least64_t bytes[2];
     pthread_mutex_t lock; /* of what follows */
-    struct directory *opened;
+    uint64_t opened_count;
+    struct directory *opened[OPEN_BUCKETS];
     uint32_t count;
     struct thread *threads[THREADS_MAX];
     pthread_t carrier;
@@ -59,8 +61,8 @@ struct cx_lane {
 
 /* A directory that is open here. The kernel serialises what reads it. */
 struct directory {
-    struct directory *next; /* of those that are open, with the lane's lock */
-    struct directory *previous;
+    struct directory *next; /* in its bucket of those that are open, with the lane's lock */
+    uint64_t number;        /* what the kernel has for it, without CX_OPEN_HERE */
     struct ceph_dir_result *raw;
     uint64_t id;
     uint64_t changes; /* of names, when it was opened */

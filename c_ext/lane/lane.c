@@ -310,10 +310,12 @@ failed:
 
 void cx_lane_free(struct cx_lane *lane)
 {
-    while (lane->opened != NULL) {
-        struct directory *directory = lane->opened;
-        lane->opened = directory->next;
-        cx_close_directory(lane, directory);
+    for (uint32_t i = 0; i < OPEN_BUCKETS; i++) {
+        while (lane->opened[i] != NULL) {
+            struct directory *directory = lane->opened[i];
+            lane->opened[i] = directory->next;
+            cx_close_directory(lane, directory);
+        }
     }
     if (lane->nodes != NULL)
         cx_nodes_free(lane->nodes);
