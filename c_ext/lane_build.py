@@ -44,6 +44,7 @@ ffibuilder.cdef(
         double attr_timeout_s;
         uint32_t readers;
         uint32_t readers_max;
+        uint32_t open_max;
     };
     struct cx_cost { uint64_t answered; uint64_t passed; uint64_t answered_ns; };
     struct cx_lookup { uint64_t begun; uint64_t directory; char name[256]; };
@@ -56,6 +57,8 @@ ffibuilder.cdef(
     bool cx_nodes_count_again(struct cx_nodes *nodes, uint64_t id);
     enum cx_forgotten cx_nodes_forget(struct cx_nodes *nodes, uint64_t id, uint64_t lookups);
     bool cx_nodes_adopt(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
+    uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
+    uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
     bool cx_nodes_retarget(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *raw);
     bool cx_nodes_force(struct cx_nodes *nodes, uint64_t ino, uint32_t add, uint32_t take);
     bool cx_nodes_place(struct cx_nodes *nodes, uint64_t id, struct cx_name at);
@@ -85,7 +88,7 @@ ffibuilder.cdef(
     int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at);
     int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
     void cx_lane_costs(struct cx_lane *lane, struct cx_cost *costs, uint64_t *bytes);
-    size_t cx_lane_directories(struct cx_lane *lane);
+    size_t cx_lane_open(struct cx_lane *lane);
     bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);
     int cx_lane_error(struct cx_lane *lane);
     """

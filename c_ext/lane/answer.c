@@ -1,5 +1,6 @@
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -280,29 +281,221 @@ static enum outcome answer_getxattr(struct request *request)
     return ANSWERED;
 }
 
+/* files that are open here */
+
+static struct reader **find_reader(struct cx_lane *lane, uint64_t number)
+{
+    struct reader **place = &lane->readers[number % OPEN_BUCKETS];
+
+    while (*place != NULL && (*place)->number != number)
+        place = &(*place)->next;
+    return place;
+}
+
+/* Returns the file that the kernel has a number for; NULL if it isn't open here. */
+static struct reader *reader_of(struct cx_lane *lane, uint64_t fh)
+{
+    struct reader *reader;
+
+    if (!(fh & CX_OPEN_HERE))
+        return NULL;
+    pthread_mutex_lock(&lane->lock);
+    reader = *find_reader(lane, fh & ~CX_OPEN_HERE);
+    pthread_mutex_unlock(&lane->lock);
+    return reader;
+}
+
+static void link_reader(struct cx_lane *lane, struct reader *reader)
+{
+    struct reader **place;
+
+    pthread_mutex_lock(&lane->lock);
+    reader->number = ++lane->opened_count;
+    place = &lane->readers[reader->number % OPEN_BUCKETS];
+    reader->next = *place;
+    *place = reader;
+    pthread_mutex_unlock(&lane->lock);
+    atomic_fetch_add(&lane->open_count, 1);
+}
+
+static void unlink_reader(struct cx_lane *lane, struct reader *reader)
+{
+    pthread_mutex_lock(&lane->lock);
+    *find_reader(lane, reader->number) = reader->next;
+    pthread_mutex_unlock(&lane->lock);
+    atomic_fetch_sub(&lane->open_count, 1);
+}
+
+void cx_close_reader(struct cx_lane *lane, struct reader *reader)
+{
+    for (size_t i = 0; i < reader->former_count; i++)
+        ceph_ll_close(lane->mount, reader->former[i]);
+    free(reader->former);
+    if (reader->raw != NULL)
+        ceph_ll_close(lane->mount, reader->raw);
+    cx_nodes_closed(lane->nodes, reader->id);
+    cx_inode_release(lane->nodes, reader->inode);
+    pthread_mutex_destroy(&reader->lock);
+    free(reader);
+}
+
+/* Opens a file again that was open when the session was shut out. */
+static int reopen(struct cx_lane *lane, struct reader *reader, uint64_t generation)
+{
+    size_t count = reader->former_count + 1;
+    struct Fh **former = realloc(reader->former, count * sizeof(*former)), *fresh;
+    int rc;
+
+    if (former == NULL)
+        return -ENOMEM;
+    reader->former = former;
+    rc = ceph_ll_open(lane->mount, cx_inode_raw(reader->inode), O_RDONLY, &fresh, lane->perms);
+    if (rc < 0)
+        return rc;
+    former[reader->former_count++] = reader->raw;
+    reader->raw = fresh;
+    reader->generation = generation;
+    return 0;
+}
+
+/* Says which open file of the session to use; it stays open until the reader is closed. */
+static int current_file(struct cx_lane *lane, struct reader *reader, struct Fh **raw)
+{
+    uint64_t generation = lane->generation;
+    int rc = 0;
+
+    if (lane->is_paused)
+        return -ESHUTDOWN;
+    pthread_mutex_lock(&reader->lock);
+    if (reader->generation != generation)
+        rc = reopen(lane, reader, generation);
+    *raw = reader->raw;
+    pthread_mutex_unlock(&reader->lock);
+    return rc;
+}
+
+static struct reader *reader_new(struct cx_lane *lane, uint64_t id, struct cx_inode *inode)
+{
+    struct reader *reader = calloc(1, sizeof(*reader));
+
+    if (reader != NULL && pthread_mutex_init(&reader->lock, NULL) != 0) {
+        free(reader);
+        reader = NULL;
+    }
+    if (reader == NULL) {
+        cx_nodes_closed(lane->nodes, id);
+        cx_inode_release(lane->nodes, inode);
+        return NULL;
+    }
+    reader->id = id;
+    reader->inode = inode;
+    reader->generation = lane->generation;
+    return reader;
+}
+
+/* Opens a file for reading; all other opens decide something. */
+static enum outcome answer_open(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_open_in *argument = request->argument;
+    struct fuse_open_out out = {0};
+    struct cx_inode *inode;
+    struct reader *reader;
+
+    if (request->size < sizeof(*argument) || (argument->flags & O_ACCMODE) != O_RDONLY ||
+        argument->flags & O_TRUNC || lane->open_count >= lane->settings.open_max)
+        return PASSED;
+    inode = cx_nodes_open(lane->nodes, request->in->nodeid);
+    if (inode == NULL)
+        return PASSED;
+    reader = reader_new(lane, request->in->nodeid, inode);
+    if (reader == NULL)
+        return PASSED;
+    if (ceph_ll_open(lane->mount, cx_inode_raw(inode), O_RDONLY, &reader->raw, lane->perms) < 0) {
+        cx_close_reader(lane, reader);
+        return PASSED;
+    }
+    link_reader(lane, reader);
+    out.fh = reader->number | CX_OPEN_HERE;
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
+        unlink_reader(lane, reader);
+        cx_close_reader(lane, reader);
+    }
+    return ANSWERED;
+}
+
+static enum outcome answer_release(struct request *request)
+{
+    const struct fuse_release_in *argument = request->argument;
+    struct reader *reader = NULL;
+
+    if (request->size >= sizeof(*argument))
+        reader = reader_of(request->lane, argument->fh);
+    if (reader == NULL)
+        return PASSED;
+    unlink_reader(request->lane, reader);
+    cx_close_reader(request->lane, reader);
+    cx_reply(request, 0, NULL, 0);
+    return ANSWERED;
+}
+
 /* data */
+
+/* Reads into the buffer for answers: how much, or -errno. */
+static int read_data(const struct request *request, struct Fh *raw)
+{
+    const struct fuse_read_in *argument = request->argument;
+    size_t got = 0;
+    int rc = 1;
+
+    while (got < argument->size && rc > 0) {
+        rc = ceph_ll_read(request->lane->mount, raw, (int64_t)(argument->offset + got),
+                          argument->size - got, OUT_DATA(request) + got);
+        got += rc > 0 ? (size_t)rc : 0;
+    }
+    return rc < 0 ? rc : (int)got;
+}
+
+static void reply_data(const struct request *request, int got)
+{
+    atomic_fetch_add(&request->lane->bytes[0], (uint64_t)got);
+    cx_reply_out(request, (size_t)got);
+}
+
+static enum outcome read_here(const struct request *request, struct reader *reader)
+{
+    struct Fh *raw = NULL;
+    int rc = current_file(request->lane, reader, &raw);
+
+    if (rc == 0)
+        rc = read_data(request, raw);
+    if (rc < 0)
+        cx_reply(request, rc, NULL, 0);
+    else
+        reply_data(request, rc);
+    return ANSWERED;
+}
 
 static enum outcome answer_read(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_read_in *argument = request->argument;
+    struct reader *reader;
     struct cx_file file;
-    size_t got = 0;
-    int rc = 1;
+    int rc;
 
-    if (request->size < sizeof(*argument) || argument->size > DATA_MAX ||
-        !cx_files_begin(lane->files, argument->fh, &file))
+    if (request->size < sizeof(*argument) || argument->size > DATA_MAX)
         return PASSED;
-    while (got < argument->size && rc > 0) {
-        rc = ceph_ll_read(lane->mount, file.raw, (int64_t)(argument->offset + got),
-                          argument->size - got, OUT_DATA(request) + got);
-        got += rc > 0 ? (size_t)rc : 0;
-    }
+    reader = reader_of(lane, argument->fh);
+    if (reader != NULL)
+        return read_here(request, reader);
+    if (lane->is_paused || !cx_files_begin(lane->files, argument->fh, &file))
+        return PASSED;
+    rc = read_data(request, file.raw);
     cx_files_end(lane->files, argument->fh);
     if (rc < 0)
         return PASSED;
-    atomic_fetch_add(&lane->bytes[0], got);
-    cx_reply_out(request, got);
+    reply_data(request, rc);
     return ANSWERED;
 }
 
@@ -369,7 +562,7 @@ static void link_directory(struct cx_lane *lane, struct directory *directory)
     directory->next = *place;
     *place = directory;
     pthread_mutex_unlock(&lane->lock);
-    atomic_fetch_add(&lane->directories, 1);
+    atomic_fetch_add(&lane->open_count, 1);
 }
 
 static void unlink_directory(struct cx_lane *lane, struct directory *directory)
@@ -377,7 +570,7 @@ static void unlink_directory(struct cx_lane *lane, struct directory *directory)
     pthread_mutex_lock(&lane->lock);
     *find_directory(lane, directory->number) = directory->next;
     pthread_mutex_unlock(&lane->lock);
-    atomic_fetch_sub(&lane->directories, 1);
+    atomic_fetch_sub(&lane->open_count, 1);
 }
 
 static enum outcome answer_opendir(struct request *request)
@@ -439,8 +632,9 @@ static enum outcome answer_releasedir(struct request *request)
     return ANSWERED;
 }
 
-/* Has Python make a directory's names durable: what it has pending comes first. */
-static enum outcome answer_fsyncdir(struct request *request)
+/* Has Python make a file or the names of a directory durable, of which it gets the id: others may
+   write to that, and deletes may be pending in this. */
+static enum outcome answer_fsync(struct request *request)
 {
     struct fuse_fsync_in *argument = request->argument;
 
@@ -616,7 +810,7 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
     [FUSE_GETATTR] = answer_getattr,
     [FUSE_READLINK] = answer_readlink,
     [FUSE_GETXATTR] = answer_getxattr,
-    [FUSE_READ] = answer_read,
+    [FUSE_OPEN] = answer_open,
     [FUSE_WRITE] = answer_write,
     [FUSE_OPENDIR] = answer_opendir,
 };
@@ -627,7 +821,10 @@ static const answer_fn ALWAYS[CX_OPCODES] = {
     [FUSE_BATCH_FORGET] = answer_batch_forget,
     [FUSE_READDIRPLUS] = answer_readdirplus,
     [FUSE_RELEASEDIR] = answer_releasedir,
-    [FUSE_FSYNCDIR] = answer_fsyncdir,
+    [FUSE_FSYNCDIR] = answer_fsync,
+    [FUSE_FSYNC] = answer_fsync,
+    [FUSE_READ] = answer_read,
+    [FUSE_RELEASE] = answer_release,
 };
 
 enum outcome cx_answer(struct request *request)

@@ -45,7 +45,8 @@ struct cx_lane {
     atomic_bool is_stopping;
     atomic_uint idle;
     atomic_int error;
-    atomic_size_t directories;
+    atomic_size_t open_count;
+    atomic_uint_least64_t generation; /* how often the session has come back */
     atomic_uint_least64_t answered[CX_OPCODES];
     atomic_uint_least64_t passed[CX_OPCODES];
     atomic_uint_least64_t answered_ns[CX_OPCODES];
@@ -53,6 +54,7 @@ struct cx_lane {
     pthread_mutex_t lock; /* of what follows */
     uint64_t opened_count;
     struct directory *opened[OPEN_BUCKETS];
+    struct reader *readers[OPEN_BUCKETS];
     uint32_t count;
     struct thread *threads[THREADS_MAX];
     pthread_t carrier;
@@ -74,6 +76,22 @@ struct directory {
 
 /* Closes a directory that is not in the list of the lane. */
 void cx_close_directory(struct cx_lane *lane, struct directory *directory);
+
+/* A file that is open here, for reading. */
+struct reader {
+    struct reader *next; /* in its bucket of those that are open, with the lane's lock */
+    uint64_t number;
+    uint64_t id;
+    struct cx_inode *inode;
+    pthread_mutex_t lock; /* of what follows */
+    struct Fh *raw;
+    uint64_t generation;   /* of the session that it was opened in */
+    struct Fh **former;    /* of sessions before; calls may be using them */
+    size_t former_count;
+};
+
+/* Closes a file that is not in the list of the lane. */
+void cx_close_reader(struct cx_lane *lane, struct reader *reader);
 
 /* One request, which lies in the buffer of its thread. */
 struct request {

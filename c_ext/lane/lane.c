@@ -316,6 +316,11 @@ void cx_lane_free(struct cx_lane *lane)
             lane->opened[i] = directory->next;
             cx_close_directory(lane, directory);
         }
+        while (lane->readers[i] != NULL) {
+            struct reader *reader = lane->readers[i];
+            lane->readers[i] = reader->next;
+            cx_close_reader(lane, reader);
+        }
     }
     if (lane->nodes != NULL)
         cx_nodes_free(lane->nodes);
@@ -342,6 +347,8 @@ struct cx_hidden *cx_lane_hidden(struct cx_lane *lane)
 
 void cx_lane_pause(struct cx_lane *lane, bool is_paused)
 {
+    if (!is_paused)
+        atomic_fetch_add(&lane->generation, 1);
     lane->is_paused = is_paused;
 }
 
@@ -390,9 +397,9 @@ void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint6
     bytes[1] = lane->bytes[1];
 }
 
-size_t cx_lane_directories(struct cx_lane *lane)
+size_t cx_lane_open(struct cx_lane *lane)
 {
-    return lane->directories;
+    return lane->open_count;
 }
 
 bool cx_lane_lookup(struct cx_lane *lane, uint32_t number, struct cx_lookup *lookup)

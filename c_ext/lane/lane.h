@@ -24,6 +24,7 @@ struct cx_settings {
     double attr_timeout_s;
     uint32_t readers;     /* threads at the beginning */
     uint32_t readers_max; /* when all of them wait for the storage, more are started */
+    uint32_t open_max;    /* files that are opened here; those beyond are Python's */
 };
 
 /* What one kind of request has cost. */
@@ -40,8 +41,8 @@ struct cx_lookup {
     char name[CX_NAME_MAX + 1];
 };
 
-/* The bit of the number of a directory that is open here; in an fsyncdir that is passed on, the
-   rest is the id of the directory. */
+/* The bit of the number of what is open here; in an fsync that is passed on, the rest is the id of
+   the file or directory. */
 #define CX_OPEN_HERE (UINT64_C(1) << 63)
 
 /* How many lookups Python is told are taken back, of a node that ends here. */
@@ -68,7 +69,8 @@ struct cx_nodes *cx_lane_nodes(struct cx_lane *lane);
 struct cx_files *cx_lane_files(struct cx_lane *lane);
 struct cx_hidden *cx_lane_hidden(struct cx_lane *lane);
 
-/* Has Python answer everything that can be. */
+/* Has Python answer everything that can be; what was opened here is opened again when that is
+   over. */
 void cx_lane_pause(struct cx_lane *lane, bool is_paused);
 
 /* Has Python open directories. */
@@ -82,8 +84,8 @@ int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
 /* What kinds of requests have cost, by opcode; bytes read and written. */
 void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint64_t bytes[2]);
 
-/* How many directories are open here. */
-size_t cx_lane_directories(struct cx_lane *lane);
+/* How many files and directories are open here. */
+size_t cx_lane_open(struct cx_lane *lane);
 
 /* Says which lookup a thread has under way; false if none. */
 bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);

@@ -28,7 +28,9 @@ struct node {
     uint64_t lookups;
     uint64_t changes;
     uint32_t nlink;
+    uint32_t opens;
     uint8_t name_length;
+    bool is_held; /* nobody may open it */
     bool is_dir;
     bool is_named; /* it is in the index of directories */
     bool is_told;  /* Python wants to know of its end */
@@ -480,6 +482,60 @@ struct cx_inode *cx_nodes_use(struct cx_nodes *nodes, uint64_t id, struct cx_kno
     }
     pthread_mutex_unlock(&nodes->lock);
     return inode;
+}
+
+struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id)
+{
+    struct cx_inode *inode = NULL;
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    if (node != NULL && !node->is_held && reasons_of(nodes, node->ino) == 0) {
+        node->opens++;
+        inode = node->inode;
+        atomic_fetch_add(&inode->users, 1);
+    }
+    pthread_mutex_unlock(&nodes->lock);
+    return inode;
+}
+
+void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id)
+{
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    if (node != NULL && node->opens > 0)
+        node->opens--;
+    pthread_mutex_unlock(&nodes->lock);
+}
+
+uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held)
+{
+    struct node *node;
+    uint32_t opens = 0;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    if (node != NULL) {
+        node->is_held = is_held;
+        opens = node->opens;
+    }
+    pthread_mutex_unlock(&nodes->lock);
+    return opens;
+}
+
+uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id)
+{
+    struct node *node;
+    uint32_t opens;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    opens = node == NULL ? 0 : node->opens;
+    pthread_mutex_unlock(&nodes->lock);
+    return opens;
 }
 
 static bool look(struct cx_nodes *nodes, uint64_t id, struct cx_known *known, bool tell)

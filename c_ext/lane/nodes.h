@@ -86,6 +86,15 @@ struct cx_inode *cx_nodes_use(struct cx_nodes *nodes, uint64_t id, struct cx_kno
 void *cx_inode_raw(const struct cx_inode *inode);
 void cx_inode_release(struct cx_nodes *nodes, struct cx_inode *inode);
 
+/* The same for a file that is about to be opened, and counts it as open; NULL also for what is
+   forced or held. To be followed by `cx_nodes_closed`, when it is. */
+struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id);
+void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id);
+
+/* Keeps a file from being opened by `cx_nodes_open`, or no longer. Returns how often it is. */
+uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
+uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
+
 /* Says what is known of a node, without its inode; false if nothing is. */
 bool cx_nodes_look(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
 

@@ -190,8 +190,16 @@ class Lane(Protocol):
         ...
 
     @property
-    def directories(self) -> int:
-        """How many directories it has open."""
+    def open_handles(self) -> int:
+        """How many files and directories it has opened."""
+        ...
+
+    def opens(self, node_id: int) -> int:
+        """Return how often it has a file open."""
+        ...
+
+    def hold(self, node_id: int, *, on: bool) -> None:
+        """Keep a file from being opened by it, or no longer."""
         ...
 
     def pass_opendir(self) -> None:

@@ -66,8 +66,8 @@ ERRNOS = [
     "other",
 ]
 LANE_OPERATIONS = [
-    "lookup", "getattr", "readlink", "getxattr", "read", "write", "opendir", "readdir",
-    "releasedir", "forget",
+    "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release",
+    "opendir", "readdir", "releasedir", "forget",
 ]  # fmt: skip
 LOOPS = [
     "expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs",

@@ -21,13 +21,14 @@ import trio
 
 from c_ext._lane import ffi, lib
 from cephfs_ext.core.errors import FSError, check
-from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST
+from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST, OPEN_FILES
 from cephfs_ext.core.ports import Adopted, Found, Handle, LaneCost, Node
 from cephfs_ext.core.types import Ino
 
 _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
-    "write": (16,), "opendir": (27,), "readdir": (44,), "releasedir": (29,), "forget": (2, 42),
+    "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (44,),
+    "releasedir": (29,), "forget": (2, 42),
 }  # fmt: skip
 """The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
 
@@ -63,6 +64,7 @@ class CephLane:
             "attr_timeout_s": attr_timeout_s,
             "readers": LANE_READERS,
             "readers_max": LANE_READERS_MOST,
+            "open_max": OPEN_FILES // 2,
         }
         pointers = (ffi.cast("void *", mount), ffi.cast("void *", perms))
         self._lane = lib.cx_lane_new(*pointers, ffi.new("struct cx_settings *", settings)[0])
@@ -194,9 +196,17 @@ class CephLane:
         return bool(lib.cx_files_is_idle(self._files, fh))
 
     @property
-    def directories(self) -> int:
-        """How many directories it has open."""
-        return 0 if self._is_over else int(lib.cx_lane_directories(self._lane))
+    def open_handles(self) -> int:
+        """How many files and directories it has opened."""
+        return 0 if self._is_over else int(lib.cx_lane_open(self._lane))
+
+    def opens(self, node_id: int) -> int:
+        """Return how often it has a file open."""
+        return int(lib.cx_nodes_opens(self._nodes, node_id))
+
+    def hold(self, node_id: int, *, on: bool) -> None:
+        """Keep a file from being opened by it, or no longer."""
+        lib.cx_nodes_hold(self._nodes, node_id, on)
 
     def pass_opendir(self) -> None:
         """Have all directories opened in Python."""

@@ -68,7 +68,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 _NOTHING = Ino(0)
 
 OPEN_IN_LANE = 1 << 63
-"""The bit of the number of a directory that a lane has open; the rest is the directory's id."""
+"""The bit of the number of what a lane has opened; what comes here has the id in the rest."""
 
 _RENAME_ATTEMPTS = 10
 """How often a rename begins anew because another gateway put something else at its end."""
@@ -588,7 +588,18 @@ class FileSystem:
 
     async def fsync(self, fh: FileHandle, *, datasync: bool) -> None:
         """Make what was written durable."""
+        if fh & OPEN_IN_LANE:
+            await self._sync_file(NodeId(fh & ~OPEN_IN_LANE), datasync=datasync)
+            return
         await self._storage.fsync(self._files[fh].handle, datasync=datasync)
+
+    async def _sync_file(self, node_id: NodeId, *, datasync: bool) -> None:
+        """Do it for who has a file open for reading: others may have written to it."""
+        handle = await self._storage.open(self.nodes[node_id].node, os.O_RDONLY, GATEWAY)
+        try:
+            await self._storage.fsync(handle, datasync=datasync)
+        finally:
+            await self._storage.release(handle)
 
     async def release(self, fh: FileHandle) -> None:
         """Close the last descriptor of an open file."""
@@ -716,7 +727,7 @@ class FileSystem:
     @property
     def open_handles(self) -> int:
         """How many files and directories are open."""
-        in_lane = 0 if self._lane is None else self._lane.directories
+        in_lane = 0 if self._lane is None else self._lane.open_handles
         return len(self._files) + len(self._dirs) + in_lane
 
     def _check_open_files(self) -> None:

@@ -29,6 +29,9 @@ _AHEAD_S = 0.1
 _SETTLE_S = 1.0
 """How long a file that is being closed is waited for."""
 
+_LANE_LOOKS, _LANE_LOOK_S = 10, 0.001
+"""How often, and how long, one is waited for that the lane has open: it may be closing it now."""
+
 FileHandle = NewType("FileHandle", int)
 
 T = TypeVar("T")
@@ -117,7 +120,10 @@ class OpenFiles:
 
     def is_open(self, node_id: NodeId) -> bool:
         """Tell whether an inode is open, or about to be."""
-        return node_id in self._counts or node_id in self._alone
+        return node_id in self._counts or node_id in self._alone or self._in_lane(node_id) > 0
+
+    def _in_lane(self, node_id: NodeId) -> int:
+        return 0 if self._lane is None else self._lane.opens(node_id)
 
     def add(self, node_id: NodeId, handle: Handle) -> FileHandle:
         """Note an open file."""
@@ -162,13 +168,23 @@ class OpenFiles:
         while node_id in self._alone:
             await self._alone[node_id].wait()
         self._alone[node_id] = trio.Event()
+        self._hold(node_id, on=True)
         try:
             with trio.move_on_after(_SETTLE_S):
                 while self._closing[node_id]:
                     await self._closed.wait()
-            yield self._counts[node_id] <= but
+            for _ in range(_LANE_LOOKS):
+                if not self._in_lane(node_id):
+                    break
+                await trio.sleep(_LANE_LOOK_S)
+            yield self._counts[node_id] + self._in_lane(node_id) <= but
         finally:
+            self._hold(node_id, on=False)
             self._alone.pop(node_id).set()
+
+    def _hold(self, node_id: NodeId, *, on: bool) -> None:
+        if self._lane is not None:
+            self._lane.hold(node_id, on=on)
 
     @contextlib.contextmanager
     def closing(self, fh: FileHandle) -> Iterator[OpenFile]:

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 
 _FILES = 500
 _WAIT_S = 30.0
-_OURS = ("lookup", "getattr", "read", "write", "opendir", "readdir")
+_OURS = ("lookup", "getattr", "open", "read", "opendir", "readdir")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,17 @@ def _in_python(gateway: Gateway, op: str) -> float:
 
 def test_what_needs_no_decision_never_comes_to_python(gateway: Gateway, top: Path) -> None:
     """[lane-1]."""
-    (top / "file").write_bytes(b"x" * 100_000)
+    path = top / "file"
+    path.write_bytes(b"x" * 100_000)
+    written = _answered(gateway, "write"), _in_python(gateway, "write")
+    with path.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"y" * 5000, 95_000)
+    assert _answered(gateway, "write") > written[0]
+    assert _in_python(gateway, "write") == written[1]
     before = {op: (_answered(gateway, op), _in_python(gateway, op)) for op in _OURS}
-    fd = os.open(top / "file", os.O_RDWR)
-    try:
-        os.pwrite(fd, b"y" * 5000, 95_000)
-        assert os.pread(fd, 200_000, 0) == b"x" * 95_000 + b"y" * 5000
-    finally:
-        os.close(fd)
+    assert path.read_bytes() == b"x" * 95_000 + b"y" * 5000
     assert os.listdir(top) == ["file"]
-    wait_until(lambda: (top / "file").exists() and _asked(gateway, before), within_s=_WAIT_S)
-    assert (top / "file").stat().st_size == 100_000
+    wait_until(lambda: path.exists() and _asked(gateway, before), within_s=_WAIT_S)
     for op in _OURS:
         assert _answered(gateway, op) > before[op][0], op
         assert _in_python(gateway, op) == before[op][1], op
@@ -115,6 +115,36 @@ def test_what_was_learned_in_c_is_deleted_and_comes_back(gateway: Gateway, top: 
     gateway.run("trash", "restore", str(top / "a/b/c/file"), check=True)
     assert (top / "a/b/c/file").read_text() == "content"
     wait_until(lambda: (top / "a/other").stat().st_nlink == 2, within_s=_WAIT_S)
+
+
+def test_a_file_that_is_read_here_is_not_exchanged(gateway: Gateway, top: Path) -> None:
+    """[truncate-2]: who has it open sees it empty; without a reader the content is kept."""
+    path = top / "file"
+    for reads in (True, False):
+        path.write_bytes(b"x" * 10_000)
+        reader = os.open(path, os.O_RDONLY)
+        assert os.pread(reader, 10, 0) == b"x" * 10
+        if not reads:
+            os.close(reader)
+        kept = gateway.metric('trash_moves_total{kind="truncated"}')
+        os.truncate(path, 0)
+        assert gateway.metric('trash_moves_total{kind="truncated"}') == kept + (not reads)
+        if reads:
+            assert os.pread(reader, 10, 0) == b""
+            os.close(reader)
+
+
+def test_what_another_wrote_is_synced_through_a_reader(gateway: Gateway, top: Path) -> None:
+    """[lane-1]: fsync of a file, and of a directory, that the lane has open."""
+    path = top / "file"
+    path.write_bytes(b"x" * 10_000)
+    for opened in (path, top):
+        fd = os.open(opened, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    gateway.kill()
+    gateway.mount()
+    assert path.read_bytes() == b"x" * 10_000
 
 
 def test_it_is_used_where_it_can_be(gateway: Gateway, tmp_path: Path) -> None:
