@@ -99,6 +99,8 @@ def _check_rights() -> None:
               help="Where the result goes.  [default: bench/results/TIME.json]")  # fmt: skip
 @click.option("--profile", is_flag=True,
               help="Also count requests; on ceph, with nobody else on the cluster.")  # fmt: skip
+@click.option("--lane", is_flag=True,
+              help="On ceph: with the lane on; a gateway without it is a peer, too.")  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="List the workloads.")
 def main(
     only: tuple[str, ...],
@@ -109,6 +111,7 @@ def main(
     parent: str | None,
     file: str | None,
     profile: bool,
+    lane: bool,
     listing: bool,
 ) -> None:
     """Run the gateway beside ceph-fuse, a local directory and bindfs, and compare them."""
@@ -124,7 +127,7 @@ def main(
     mounts: dict[str, list[Peer]] = {}
     with _running_cluster(wanted) as cluster:
         for storage in wanted:
-            with _base(parent) as base, _peers(storage, cluster, base) as peers:
+            with _base(parent) as base, _peers(storage, cluster, base, lane) as peers:
                 mounts[storage] = peers
                 counted_on = cluster if storage == "ceph" else None
                 scratch = base / "scratch"
@@ -144,9 +147,11 @@ def main(
 
 
 def _peers(
-    storage: str, cluster: CephCluster | None, base: Path
+    storage: str, cluster: CephCluster | None, base: Path, lane: bool
 ) -> contextlib.AbstractContextManager[list[Peer]]:
-    return posix_peers(base) if cluster is None or storage == "posix" else ceph_peers(cluster, base)
+    if cluster is None or storage == "posix":
+        return posix_peers(base)
+    return ceph_peers(cluster, base, lane=lane)
 
 
 def _say_done(result: Result) -> None:

@@ -22,6 +22,7 @@ from tests.gateway import Gateway, file_system
 _log = logging.getLogger(__name__)
 
 GATEWAY = "gateway"
+WITHOUT_LANE = "no lane"
 _CEPH_FUSE_OPTIONS = ("--client_acl_type=posix_acl",)
 
 
@@ -46,12 +47,11 @@ class Peer(Protocol):
 class GatewayPeer:
     """A gateway, over either storage."""
 
-    name = GATEWAY
-
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, name: str = GATEWAY, *, options: str = "defaults") -> None:
+        self.name = name
         self.gateway = gateway
         self.path = gateway.path
-        self.options = f"cephfs-ext mount {gateway.source.partition(':')[0]}:…, defaults"
+        self.options = f"cephfs-ext mount {gateway.source.partition(':')[0]}:…, {options}"
 
     def remount(self) -> None:
         """Unmount and mount."""
@@ -145,20 +145,30 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def ceph_peers(cluster: CephCluster, base: Path) -> Iterator[list[Peer]]:
-    """Mount a gateway and ceph-fuse on one cluster; leaves nothing behind on it."""
+def ceph_peers(cluster: CephCluster, base: Path, *, lane: bool) -> Iterator[list[Peer]]:
+    """Mount a gateway and ceph-fuse on one cluster; leaves nothing behind on it.
+
+    Args:
+        lane: the gateway has it on, and one without it is a peer, too.
+    """
     top = f"/bench-{uuid.uuid4().hex[:12]}"
+    names = [GATEWAY, *([WITHOUT_LANE] if lane else [])]
     with file_system(cluster) as fs:
-        for name in ("gateway", "ceph-fuse"):
+        for name in (*names, "ceph-fuse"):
             fs.mkdirs(f"{top}/{name}", 0o755)
-    gateway = Gateway(f"ceph:{top}/gateway", base / "gateway", base / "run", conf=cluster.conf)
     fuse = CephFusePeer(cluster, base / "ceph-fuse", f"{top}/ceph-fuse")
-    try:
-        with gateway.mounted(), contextlib.closing(fuse):
-            fuse.mount()
-            yield [GatewayPeer(gateway), fuse]
-    finally:
-        _remove_from(cluster, top, base / "all")
+    with contextlib.ExitStack() as mounted:
+        mounted.callback(_remove_from, cluster, top, base / "all")
+        peers: list[Peer] = []
+        for name in names:
+            option = "lane=on" if lane and name == GATEWAY else "lane=off"
+            places = (f"ceph:{top}/{name}", base / name, base / "run")
+            gateway = Gateway(*places, conf=cluster.conf, options=(option,))
+            mounted.enter_context(gateway.mounted())
+            peers.append(GatewayPeer(gateway, name, options=option))
+        mounted.enter_context(contextlib.closing(fuse))
+        fuse.mount()
+        yield [*peers, fuse]
 
 
 def _remove_from(cluster: CephCluster, top: str, mountpoint: Path) -> None:
