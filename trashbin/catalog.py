@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from cephfs_ext.core.errors import NotFoundError
@@ -19,6 +19,7 @@ from trashbin import layout, tombs
 from trashbin.domain import Domain, directory_at, lying_in
 from trashbin.files import listing, names_in
 from trashbin.layout import EntryName
+from trashbin.tasks import for_each
 from trashbin.tombs import Tomb
 
 _AT_ONCE = 8
@@ -107,10 +108,41 @@ def directories_of_hours(domain: Domain) -> list[bytes]:
     return [name for name in domain.directories if layout.has_hours(name)]
 
 
+async def for_each_directory(
+    aboves: Sequence[bytes], work: Callable[[int, bytes], Awaitable[None]]
+) -> None:
+    """Have directories of hours read, some of them twice, so that nothing is missed.
+
+    A link takes the place of its tombstone, a tombstone that of an entry, and what is held or
+    released goes from one directory to another. Tombstones and what is held are read first, and
+    once more after all others: what moves once meanwhile is seen in one place at least. Where it
+    was seen it may be no more.
+
+    Args:
+        aboves: all that the domain has (`directories_of_hours`).
+        work: is given the number of a directory, and its name. What it finds at the second time it
+            may have found before.
+    """
+    numbered = list(enumerate(aboves))
+    moving = [one for one in numbered if is_read_twice(one[1])]
+    others = [one for one in numbered if not is_read_twice(one[1])]
+
+    async def one(number_above: tuple[int, bytes]) -> None:
+        await work(*number_above)
+
+    for some in (moving, others, moving):
+        await for_each(some, one, at_once=_AT_ONCE)
+
+
+def is_read_twice(above: bytes) -> bool:
+    """Tell whether `for_each_directory` gives out a directory twice."""
+    return layout.is_tombs(above) or layout.term_of(above).is_held
+
+
 def without_stand_ins(items: Iterable[Item]) -> list[Item]:
     """Leave out tombstones that stand beside the entry that they are for.
 
-    And what was seen twice, since it was held or released in that moment.
+    And what was seen twice, since it was held or released in that moment, but for the last time.
     """
     items = list({(item.entry.id, item.tomb is None): item for item in items}.values())
     there = {item.entry.id for item in items if item.tomb is None}
@@ -163,6 +195,22 @@ async def scan_some(
                 for name, is_dir in names:
                     await _scan_entry(where, node, name, result, is_dir=is_dir)
     return result.items
+
+
+async def find_again(domain: Domain, item: Item) -> Item | None:
+    """Look for an entry or a tombstone that is no longer where it was seen; None if it is gone.
+
+    Reads no hour: what it would be called is known.
+    """
+    entry, found = item.entry, list[Item]()
+
+    async def look(_: int, above: bytes) -> None:
+        name = layout.tomb_name(entry, item.ino) if layout.is_tombs(above) else entry.path[0]
+        is_dir = not layout.is_tombs(above) and (item.is_dir or len(entry.path) > 1)
+        found.extend(await scan_some(domain, above, entry.hour, [NameOfHour(name, is_dir)]))
+
+    await for_each_directory(directories_of_hours(domain), look)
+    return next(iter(without_stand_ins(found)), None)
 
 
 async def is_there(domain: Domain, item: Item) -> bool:

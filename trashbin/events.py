@@ -16,9 +16,11 @@ from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.types import Ino
 from trashbin import layout
 from trashbin.catalog import (
+    Damaged,
     Item,
     NameOfHour,
     directories_of_hours,
+    for_each_directory,
     names_of_hour,
     scan_some,
     without_stand_ins,
@@ -26,11 +28,10 @@ from trashbin.catalog import (
 from trashbin.domain import Domain
 from trashbin.layout import EntryName
 from trashbin.settle import settling
-from trashbin.tasks import for_each
 from trashbin.trees import LONGEST_PAUSE_NS
 
-_AT_ONCE = 8
-"""Directories that are listed at the same time."""
+_ATTEMPTS = 3
+"""How often an event is read anew, since parts of it have moved within the trash meanwhile."""
 
 
 class Event(NamedTuple):
@@ -48,13 +49,20 @@ async def gather(domain: Domain, entry_id: str, within: Collection[Ino] = ()) ->
         within: directories that lie in it; what was in them may have gone with it, too.
 
     Raises:
-        NotFoundError: there is no such entry in this domain.
+        NotFoundError: there is no such entry in this domain, nor was there one all the time.
     """
     parsed = layout.parse_id(entry_id)
     if parsed is None:
         raise NotFoundError(what=f"{entry_id} is no id")
     async with settling(domain):
-        return await _Gathering(domain, *parsed, within).run(entry_id)
+        for _ in range(_ATTEMPTS):
+            gathering = _Gathering(domain, *parsed, within)
+            event = await gathering.run(entry_id)
+            if not gathering.is_stale:
+                break
+    if not event.items:
+        raise NotFoundError(what=f"no entry {entry_id} in the trash")
+    return event
 
 
 class _Seen(NamedTuple):
@@ -80,13 +88,16 @@ class _Gathering:
         self._begin_ns = self._end_ns = deleted_ns
         self._items: list[Item] = []
         self._dirs: set[Ino] = set(within)
+        self.is_stale = False
+        """True once something was no longer where it had been seen: it may be elsewhere by now."""
 
     async def run(self, entry_id: str) -> Event:
+        """Read what may have gone with an entry; nothing, if that wasn't found."""
         hour = layout.hour_name(self._end_ns)
         await self._read_hour(hour)
         await self._look_at(self._taken_out(entry_id))
         if not self._items:
-            raise NotFoundError(what=f"no entry {entry_id} in the trash")
+            return Event([], self._hours)
         await self._descend()
         while self._dirs and self._may_have_begun_before(hour):
             hour = layout.hour_plus(hour, -1)
@@ -101,7 +112,7 @@ class _Gathering:
         return self._begin_ns - LONGEST_PAUSE_NS < start_ns
 
     async def _read_hour(self, hour: bytes) -> None:
-        async def one(above: bytes) -> None:
+        async def one(_: int, above: bytes) -> None:
             for listed in await names_of_hour(self._domain, above, hour):
                 entry = layout.parse_entry(listed.name)
                 if entry is None or entry.instance != self._instance:
@@ -112,7 +123,9 @@ class _Gathering:
                 if tomb is not None:
                     self._replaced[tomb[1]].append(seen)
 
-        await for_each(directories_of_hours(self._domain), one, at_once=_AT_ONCE)
+        aboves = directories_of_hours(self._domain)
+        await for_each_directory(aboves, one)
+        self.is_stale |= aboves != directories_of_hours(self._domain)
         self._hours.append(hour)
 
     def _taken_out(self, entry_id: str) -> list[_Seen]:
@@ -141,9 +154,16 @@ class _Gathering:
         places: dict[tuple[bytes, bytes], list[NameOfHour]] = defaultdict(list)
         for seen in wanted:
             places[seen.above, seen.hour].append(seen.listed)
+        damaged: list[Damaged] = []
+        found = set[str]()
         for (above, hour), listed in places.items():
-            for item in await scan_some(self._domain, above, hour, listed):
+            for item in await scan_some(self._domain, above, hour, listed, damaged):
+                found.add(item.entry.id)
                 self._items.append(item)
                 self._begin_ns = min(self._begin_ns, item.entry.deleted_ns)
                 if item.is_dir:
                     self._dirs.add(item.ino)
+        unreadable = {one.path.rpartition(b"/")[2] for one in damaged}
+        self.is_stale |= any(
+            seen.entry.id not in found and seen.listed.name not in unreadable for seen in wanted
+        )

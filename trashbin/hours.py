@@ -23,7 +23,14 @@ from cephfs_ext.core.errors import FSError, NotFoundError
 from cephfs_ext.core.limits import VIEW_ITEMS
 from cephfs_ext.core.types import DirEntry, Ino
 from trashbin import layout
-from trashbin.catalog import Item, NameOfHour, directories_of_hours, scan_some
+from trashbin.catalog import (
+    Item,
+    NameOfHour,
+    directories_of_hours,
+    for_each_directory,
+    is_read_twice,
+    scan_some,
+)
 from trashbin.domain import Domain, directory_at
 from trashbin.files import listing
 from trashbin.journal import Record, each_line, journals_of, parse_line
@@ -114,8 +121,12 @@ class Hour:
         return self._names
 
     def refs(self, parent: Ino) -> list[Ref]:
-        """Return what was deleted from a directory, without tombstones beside their entries."""
-        refs = [self._ref(packed) for packed in self._names.get(parent, ())]
+        """Return what was deleted from a directory, without tombstones beside their entries.
+
+        Of what was held or released while the hour was read, what was seen last.
+        """
+        seen = [self._ref(packed) for packed in self._names.get(parent, ())]
+        refs = list({(ref.entry.id, ref.is_tomb): ref for ref in seen}.values())
         there = {ref.entry.id for ref in refs if not ref.is_tomb}
         return [ref for ref in refs if not ref.is_tomb or ref.entry.id not in there]
 
@@ -300,19 +311,23 @@ async def read_hour(
         TooManyError: EFBIG; there are more.
     """
     hour = Hour(domain, name)
+    before = set[tuple[int, bytes]]()
 
-    async def one(number_above: tuple[int, bytes]) -> None:
-        number, above = number_above
+    async def one(number: int, above: bytes) -> None:
         with contextlib.suppress(NotFoundError):
             async with (
                 directory_at(domain, above, name) as node,
                 listing(domain.storage, node) as entries,
             ):
                 async for entry, _ in entries:
+                    if (number, entry.name) in before:
+                        continue
+                    if is_read_twice(above):
+                        before.add((number, entry.name))
                     if hour.add(number, entry) and hour.size > limit:
                         raise TooManyError(errno.EFBIG, f"more than {limit} names in an hour")
 
-    await for_each(enumerate(hour.aboves), one, at_once=_AT_ONCE)
+    await for_each_directory(hour.aboves, one)
     if hour.size:
         await _find_paths(hour, journals, waiting, paths)
     return hour

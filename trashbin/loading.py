@@ -15,7 +15,13 @@ import trio
 
 from cephfs_ext.core.errors import ExistsError, NotFoundError
 from trashbin import layout
-from trashbin.catalog import Damaged, Item, directories_of_hours, scan_some
+from trashbin.catalog import (
+    Damaged,
+    Item,
+    directories_of_hours,
+    for_each_directory,
+    scan_some,
+)
 from trashbin.domain import Domain, directory_at
 from trashbin.files import directory_in, listing
 from trashbin.journal import Record, each_line, journals_of, parse_line
@@ -30,6 +36,9 @@ _AT_ONCE = 8
 
 _LOOKED_AT = 256
 """Entries that are looked at in one go."""
+
+_ATTEMPTS = 2
+"""How often an hour is read, where something in it turns out to be no longer where it was."""
 
 _SETTLED_NS = 60_000_000_000
 """How long after a delete began its record may still be missing."""
@@ -57,28 +66,38 @@ async def load(
     event: str | None,
     damaged: list[Damaged],
 ) -> Hour:
-    """Read what the caller may see of an hour.
+    """Read what the caller may see of an hour, anew if something in it has moved meanwhile.
 
     Args:
         waiting: returns records of the domain that may not be on disk yet.
         event: the delete event whose entries are wanted.
         damaged: takes what can't be read.
     """
-    aboves = directories_of_hours(domain)
-    rows = Rows(hour, aboves)
-
-    async def one(number_above: tuple[int, bytes]) -> None:
-        await _read_names(domain, rows, *number_above, damaged)
-
     async with settling(domain):
-        await for_each(enumerate(aboves), one, at_once=_AT_ONCE)
-        await rows.sort()
-        loaded = Hour(rows, await journals_of(domain, hours=(hour,)), dict(_of(hour, waiting())))
-        if len(rows):
-            await _read_records(domain, loaded, event)
-            await _look_at_some(domain, loaded, caller, damaged)
-            await rows.leave_out_twins()
+        for _ in range(_ATTEMPTS):
+            found = set[Damaged]()
+            rows = await _names_of(domain, hour, found)
+            journals = await journals_of(domain, hours=(hour,))
+            loaded, is_stale = Hour(rows, journals, dict(_of(hour, waiting()))), False
+            if len(rows):
+                await _read_records(domain, loaded, event)
+                is_stale = await _look_at_some(domain, loaded, caller, found)
+                await rows.leave_out_twins()
+            if not is_stale:
+                break
+    damaged += sorted(found)
     return loaded
+
+
+async def _names_of(domain: Domain, hour: bytes, damaged: set[Damaged]) -> Rows:
+    rows = Rows(hour, directories_of_hours(domain))
+
+    async def one(number: int, above: bytes) -> None:
+        await _read_names(domain, rows, number, above, damaged)
+
+    await for_each_directory(rows.aboves, one)
+    await rows.sort()
+    return rows
 
 
 def _of(hour: bytes, waiting: Mapping[str, Record]) -> Iterable[tuple[str, Record]]:
@@ -89,7 +108,7 @@ def _of(hour: bytes, waiting: Mapping[str, Record]) -> Iterable[tuple[str, Recor
 
 
 async def _read_names(
-    domain: Domain, rows: Rows, number: int, above: bytes, damaged: list[Damaged]
+    domain: Domain, rows: Rows, number: int, above: bytes, damaged: set[Damaged]
 ) -> None:
     storage, hour = domain.storage, rows.hour
     with contextlib.suppress(NotFoundError):
@@ -97,7 +116,7 @@ async def _read_names(
             async with directory_at(domain, above) as node:
                 found = await directory_in(storage, node, hour)
         except ExistsError:
-            damaged.append(Damaged(above + b"/" + hour, "no directory"))
+            damaged.add(Damaged(above + b"/" + hour, "no directory"))
             return
         try:
             async with listing(storage, found.node) as entries:
@@ -105,7 +124,7 @@ async def _read_names(
                     is_known = rows.add(number, entry.name, entry.ino, entry.kind)
                     if not is_known and not _is_ours(above, entry.name):
                         path = b"/".join((above, hour, entry.name))
-                        damaged.append(Damaged(path, _why(above)))
+                        damaged.add(Damaged(path, _why(above)))
         finally:
             storage.forget(found.node)
 
@@ -144,9 +163,13 @@ def _note(rows: Rows, record: Record, spot: Spot, event: str | None) -> None:
         rows.note(row, spot, record.pid, is_wanted=event is not None and record.event == event)
 
 
-async def _look_at_some(domain: Domain, hour: Hour, caller: Caller, damaged: list[Damaged]) -> None:
-    """Look at what can't be told from names: what it is, whose it is, whether it is settled."""
-    rows, some = hour.rows, []
+async def _look_at_some(domain: Domain, hour: Hour, caller: Caller, damaged: set[Damaged]) -> bool:
+    """Look at what can't be told from names: what it is, whose it is, whether it is settled.
+
+    Returns:
+        True if something was gone: it has left the trash, or is elsewhere in it.
+    """
+    rows, some, is_stale = hour.rows, list[int](), False
     since_ns = time.time_ns() - _SETTLED_NS
     for row in range(len(rows)):
         if row % BREATH == 0:
@@ -154,10 +177,16 @@ async def _look_at_some(domain: Domain, hour: Hour, caller: Caller, damaged: lis
         if not rows.is_left_out(row) and _has_to_be_looked_at(rows, row, caller, since_ns):
             some.append(row)
         if len(some) == _LOOKED_AT or (some and row == len(rows) - 1):
-            items = await look_at(domain, rows, some, damaged)
+            unreadable: list[Damaged] = []
+            items = await look_at(domain, rows, some, unreadable)
             for one in some:
                 _take(rows, one, items.get(one), caller, since_ns)
+            found = {item.entry.id for item in items.values()}
+            gone = {rows.entry(row).id for row in some} - found
+            is_stale |= len(gone) > len(unreadable)
+            damaged.update(unreadable)
             some = []
+    return is_stale
 
 
 def _has_to_be_looked_at(rows: Rows, row: int, caller: Caller, since_ns: int) -> bool:

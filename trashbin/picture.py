@@ -303,6 +303,22 @@ class Pictures:
             top: the deleted directory that it is, or that it lies in; None if it is neither.
         """
         picture = await self.of(hour, under)
+        names = await self._names_in(picture, hour, under, place, viewer, top, taken)
+        if any(one.is_stale for one in picture.hours):  # what was not found may be elsewhere
+            picture = await self.of(hour, under)
+            names = await self._names_in(picture, hour, under, place, viewer, top, taken)
+        return names
+
+    async def _names_in(
+        self,
+        picture: Picture,
+        hour: bytes,
+        under: bytes,
+        place: Place,
+        viewer: Viewer,
+        top: Ref | None,
+        taken: Taken,
+    ) -> dict[bytes, Seen]:
         if picture.count(place) > VIEW_LISTED:
             self._meter.count("view_limit_reached_total", kind="names")
             raise TooManyError(errno.EFBIG, f"more than {VIEW_LISTED} names from one directory")

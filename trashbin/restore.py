@@ -31,7 +31,7 @@ from cephfs_ext.core.errors import ExistsError, FSError, NotFoundError, TryAgain
 from cephfs_ext.core.ports import Node, Storage
 from cephfs_ext.core.types import GATEWAY, AttrChange, Ino
 from trashbin import layout, links, tombs
-from trashbin.catalog import Item
+from trashbin.catalog import Item, find_again
 from trashbin.domain import Domain, Shard, lying_in
 from trashbin.files import RENAME_NOREPLACE
 from trashbin.progress import Progress
@@ -257,8 +257,23 @@ class Restore:
         return Restored(1 + work.entries, work.failures, top.attr.ino, work.inos, work.older)
 
     async def put_back(self, domain: Domain, item: Item, aside: Node, above: Node) -> None:
-        """Put one deleted name back into its directory, which lies aside."""
-        await self._take(domain, item, aside, Target(above, item.entry.name))
+        """Put one deleted name back into its directory, which lies aside.
+
+        Wherever in the trash it is by now: the last link of an inode takes the place of its
+        tombstone, and what is held or released lies elsewhere.
+
+        Raises:
+            NotFoundError: it is no longer in the trash.
+            ExistsError: its directory has something of that name.
+        """
+        to = Target(above, item.entry.name)
+        try:
+            await self._take(domain, item, aside, to)
+        except NotFoundError:
+            moved = await find_again(domain, item)
+            if moved is None or (moved.above, moved.tomb) == (item.above, item.tomb):
+                raise
+            await self._take(domain, moved, aside, to)
 
     @property
     def storage(self) -> Storage:

@@ -129,8 +129,8 @@ class Rows:
                 await trio.lowlevel.checkpoint()
             yield row
 
-    def _age(self, row: int) -> tuple[int, int, int]:
-        return self._times[row], self._runs[row], self._flags[row] & _IS_TOMB
+    def _age(self, row: int) -> tuple[int, int, int, int]:
+        return self._times[row], self._runs[row], self._flags[row] & _IS_TOMB, -row
 
     def _id(self, row: int) -> tuple[int, int]:
         return self._times[row], self._runs[row]
@@ -138,7 +138,8 @@ class Rows:
     async def leave_out_twins(self) -> None:
         """Leave out tombstones beside the entries that they are for, once all has been looked at.
 
-        And what was seen twice, since it was held or released at that moment.
+        And what was seen twice, since it was held or released at that moment: what was seen last
+        counts.
         """
         there: tuple[int, int] | None = None
         async for row in self._each():

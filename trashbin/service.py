@@ -194,7 +194,7 @@ class TrashService:
         damaged = [] if damaged is None else damaged
         async with contextlib.aclosing(self.sightings(caller, wanted, damaged)) as sightings:
             async for sighting in sightings:
-                listed = await _listed_at(sighting)
+                listed = await self._listed_at(sighting)
                 result += [] if listed is None else [listed]
                 if limit is not None and len(result) >= limit:
                     break
@@ -208,13 +208,23 @@ class TrashService:
                 there = _part_at(sighting, path)
                 if there is None and not (sighting.path or b"").startswith(path + b"/"):
                     continue
-                listed = await _listed_at(sighting)
+                listed = await self._listed_at(sighting)
                 if listed is not None and there is None:
                     below_it.append(listed)
                 part = None if listed is None or there is None else _part_of(listed, there)
                 if part is not None:
                     return [await self._with_strays(part)]
         return below_it
+
+    async def _listed_at(self, sighting: Sighting) -> Listed | None:
+        """Return a tree with all that is in it, wherever it lies by now; None if it is gone."""
+        tree = await tree_of(sighting)
+        domain, bundle, path, record = sighting
+        if tree is not None:
+            return Listed(domain, tree, path, record)
+        with contextlib.suppress(NotFoundError):
+            return await self._find(bundle.top.rows.entry(bundle.top.row).id)
+        return None
 
     async def _with_strays(self, listed: Listed) -> Listed:
         """Return a tree with what a restore that was cut off had not put back into it yet."""
@@ -611,12 +621,6 @@ def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:
     if item.is_dir or item.nlink < 2 or item.entry.id in records:
         return True
     return time.time_ns() - item.entry.deleted_ns > _SETTLED_NS
-
-
-async def _listed_at(sighting: Sighting) -> Listed | None:
-    tree = await tree_of(sighting)
-    domain, _, path, record = sighting
-    return None if tree is None else Listed(domain, tree, path, record)
 
 
 def _part_at(sighting: Sighting, path: bytes) -> tuple[bytes, ...] | None:

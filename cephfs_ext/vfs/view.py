@@ -97,14 +97,21 @@ class View:
         Raises:
             NotFoundError: there is none, or it is nothing that the viewer sees.
         """
+        try:
+            view, attr = await self._look_up(parent, name, viewer)
+        except NotFoundError:  # or it has moved within the trash
+            view, attr = await self._look_up(parent, name, viewer)
+        self._take_back_some()
+        return view.node_id, attr
+
+    async def _look_up(self, parent: NodeId, name: bytes, viewer: Viewer) -> tuple[ViewNode, Attr]:
         view = await self._child(parent, name, viewer)
         try:
             attr = await self._attr(view)
             self._views.count(view)
         finally:
             self._views.unpin(view)
-        self._take_back_some()
-        return view.node_id, attr
+        return view, attr
 
     def _take_back_some(self) -> None:
         if len(self._views) <= self._limit:
