@@ -66,6 +66,9 @@ _log = logging.getLogger(__name__)
 
 _AS_BEFORE = "it is in the trash, and can be restored from there"
 
+_BACK = (Outcome.RESTORED, Outcome.PARTLY, Outcome.WOULD_RESTORE)
+"""What became of a tree that brings its parts back."""
+
 _SETTLED_NS = 60_000_000_000
 """How long after a delete began its record may still be missing."""
 
@@ -362,7 +365,10 @@ class TrashService:
         dry_run: bool,
         progress: Progress | None = None,
     ) -> list[Answer]:
-        """Bring trees back; goes on after an error and answers for each.
+        """Bring trees back; goes on after an error and answers for each, in the same order.
+
+        What is a part of another one that is asked for comes back with that, wherever in the order
+        it is, and by itself only where that doesn't.
 
         Args:
             progress: counts entries. If it is stopped, the tree that is being restored is undone
@@ -371,13 +377,17 @@ class TrashService:
         progress = progress or Progress()
         sizes = [sum(1 for _ in listed.tree.walk()) for _, listed in asked]
         progress.expect(sum(sizes))
-        answers = []
-        for (label, listed), size in zip(asked, sizes, strict=True):
+        within = _within([listed.tree for _, listed in asked])
+        answers: dict[int, Answer] = {}
+        for number in sorted(range(len(asked)), key=lambda one: len(within[one])):
+            label, listed = asked[number]
             before = progress.done
             answer = Answer(listed, label, listed.path, Outcome.STOPPED, _AS_BEFORE)
             with progress.step():
                 try:
-                    answer = await self._restore_one(
+                    wholes = [(answers[one], inner) for one, inner in within[number].items()]
+                    with_whole = await self._restored_within(label, listed, wholes)
+                    answer = with_whole or await self._restore_one(
                         caller,
                         label,
                         listed,
@@ -388,10 +398,36 @@ class TrashService:
                     )
                 except FSError as exc:
                     answer = Answer(listed, label, listed.path, _outcome(exc), _why(exc))
-            progress.done = before + size
+            progress.done = before + sizes[number]
             self._count(answer)
-            answers.append(answer)
-        return answers
+            answers[number] = answer
+        return [answers[number] for number in range(len(asked))]
+
+    async def _restored_within(
+        self, label: str, listed: Listed, wholes: Sequence[tuple[Answer, bytes]]
+    ) -> Answer | None:
+        """Answer for a tree that has come back, or would, with one that it is a part of.
+
+        Args:
+            wholes: what became of the trees that it is a part of, and where in them it is.
+
+        Returns:
+            None if it has not, and may be restored by itself.
+        """
+        for whole, inner in wholes:
+            if whole.target is None or whole.outcome not in _BACK:
+                continue
+            if whole.outcome is not Outcome.WOULD_RESTORE and await self._is_in_trash(listed):
+                continue
+            path = b"/".join(filter(None, (whole.target, inner)))
+            return Answer(listed, label, path, whole.outcome, whole.message)
+        return None
+
+    async def _is_in_trash(self, listed: Listed) -> bool:
+        with contextlib.suppress(NotFoundError):
+            await self._find(listed.tree.top.entry.id)
+            return True
+        return False
 
     async def _restore_one(
         self,
@@ -611,6 +647,23 @@ class TrashService:
             for one in listed:
                 self._audit.purged(one.domain.root.ino, self._gone(one), caller.cred.uid)
         return total(removed)
+
+
+def _within(trees: Sequence[Tree]) -> list[dict[int, bytes]]:
+    """Return for each tree which others it is a part of, by their numbers, and where in them.
+
+    Of two that are the same, the second is a part of the first.
+    """
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for number, tree in enumerate(trees):
+        numbers[tree.top.entry.id].append(number)
+    within: list[dict[int, bytes]] = [{} for _ in trees]
+    for whole, tree in enumerate(trees):
+        for part, inner in tree.walk():
+            for number in numbers.get(part.top.entry.id, ()):
+                if inner or number > whole:
+                    within[number][whole] = b"/".join(inner)
+    return within
 
 
 def _is_settled(item: Item, records: Mapping[str, Record]) -> bool:

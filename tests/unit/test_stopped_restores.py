@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import trio
 
 from tests.property.census import Census, check_nothing_is_hidden, take_census
+from tests.property.faulty import Crash, When, is_crash
 from tests.property.gateways import (
     OPERATOR,
     SOMEBODY_ELSE,
@@ -24,6 +28,7 @@ from tests.property.gateways import (
 )
 from tests.property.scenarios import newest
 from trashbin.progress import Progress
+from trashbin.recover import recover
 from trashbin.service import Conflict, Listed
 
 _ENTRIES = 6
@@ -158,5 +163,98 @@ def test_what_is_replaced_is_followed_by_what_replaces_it(ground: PosixGround) -
             del storage.rename
             assert answer.outcome.value == "restored"
             assert (ground.directory / "a").read_text() == "a"
+
+    trio.run(main)
+
+
+async def _cut_off(ground: PosixGround, step: int) -> bool:
+    """Have a gateway die at a step of a restore; False if the restore has fewer."""
+    with contextlib.suppress(Crash):
+        async with parts(ground, "000a") as gateway:
+            await make_dirs(gateway.storage, b"t", b"t/u", b"t/v")
+            await make_files(gateway.storage, b"t/1", b"t/u/2", b"t/u/3", b"t/v/4")
+            await delete_tree(gateway, b"t")
+            await gateway.journal.drain()
+            listed = await newest(gateway, b"t")
+            gateway.storage.arm(step, When.BEFORE)
+            try:
+                await gateway.service.restore(
+                    OPERATOR, [("", listed)], to=None, on_conflict=Conflict.FAIL, dry_run=False
+                )
+            except BaseExceptionGroup as exc:
+                if not is_crash(exc):
+                    raise
+            return gateway.storage.dead
+    return True
+
+
+async def _restored_by_ids(gateway: Parts, *, reverse: bool) -> int:
+    """Restore all that is listed, each by its id in one request; return how many there were."""
+    trees = (await gateway.service.contents(OPERATOR)).trees
+    ids = sorted((one.tree.top.entry.id for one in trees), reverse=reverse)
+    asked = [(entry_id, await gateway.service.find(OPERATOR, entry_id)) for entry_id in ids]
+    answers = await gateway.service.restore(
+        OPERATOR, asked, to=None, on_conflict=Conflict.FAIL, dry_run=False
+    )
+    assert [answer.asked for answer in answers] == ids
+    assert {answer.outcome.value for answer in answers} <= {"restored"}, answers
+    return len(ids)
+
+
+@pytest.mark.parametrize("reverse", [True, False], ids=["newest first", "oldest first"])
+def test_what_is_listed_after_one_was_cut_off_is_restored(
+    ground: PosixGround, reverse: bool
+) -> None:
+    """[trash-16]: all of it by one request, where some of it comes back with the rest."""
+
+    async def main() -> None:
+        several = 0
+        for step in itertools.count(1):
+            fresh = PosixGround(ground.directory.parent)
+            died = await _cut_off(fresh, step)
+            async with parts(fresh, "000b") as gateway:
+                await recover(await gateway.domain(), ["000a"])
+                several += await _restored_by_ids(gateway, reverse=reverse) > 1
+                for path in ("1", "u/2", "u/3", "v/4"):
+                    assert (fresh.directory / "t" / path).read_text() == f"t/{path}"
+                assert (await gateway.service.contents(OPERATOR)).trees == []
+            if not died:
+                break
+        assert several, "nothing was listed by itself"
+
+    trio.run(main)
+
+
+def test_part_of_another_one_that_is_asked_for_is_restored_with_it(ground: PosixGround) -> None:
+    """[trash-20]: whatever the order, and once; by itself where the other one can't."""
+
+    async def main() -> None:
+        async with parts(ground, "000a") as gateway:
+            await make_dirs(gateway.storage, b"t", b"t/u")
+            await make_files(gateway.storage, b"t/1", b"t/u/2")
+            await delete_tree(gateway, b"t")
+            await gateway.journal.drain()
+            whole = await newest(gateway, b"t")
+            ids = {path: one.top.entry.id for one, path in whole.tree.walk()}
+            asked = [
+                (b"/".join(path).decode(), await gateway.service.find(OPERATOR, ids[path]))
+                for path in ((b"u", b"2"), (b"u",), (), ())
+            ]
+
+            async def answers(*, to: bytes | None, dry_run: bool) -> list[tuple[str, bytes | None]]:
+                done = await gateway.service.restore(
+                    OPERATOR, asked, to=to, on_conflict=Conflict.FAIL, dry_run=dry_run
+                )
+                return [(answer.outcome.value, answer.target) for answer in done]
+
+            targets = (b"t/u/2", b"t/u", b"t", b"t")
+            planned = [("would_restore", target) for target in targets]
+            assert await answers(to=None, dry_run=True) == planned
+            (ground.directory / "to").mkdir()
+            (ground.directory / "to/t").write_text("in the way")
+            conflict = ("conflict", b"to/t")
+            by_themselves = [("restored", b"to/u/2"), ("restored", b"to/u"), conflict, conflict]
+            assert await answers(to=b"to", dry_run=False) == by_themselves
+            assert os.listdir(ground.directory / "to/u") == ["2"]
 
     trio.run(main)
