@@ -393,12 +393,42 @@ static struct reader *reader_new(struct cx_lane *lane, uint64_t id, struct cx_in
     return reader;
 }
 
+/* Returns the version of a file, which any change of it changes; 0 if it isn't known. Asks a
+   metadata server only where the session may not answer by itself: others may have written. */
+static uint64_t version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino)
+{
+    struct ceph_statx stx;
+
+    if (ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx,
+                        CEPH_STATX_BASIC_STATS | CEPH_STATX_VERSION, 0, lane->perms) < 0)
+        return 0;
+    *ino = stx.stx_ino;
+    return stx.stx_mask & CEPH_STATX_VERSION ? stx.stx_version : 0;
+}
+
+/* Answers an open. The kernel drops the pages of the file, unless they are of the same version:
+   then the file has not changed since they were dropped last. */
+static void reply_opened(const struct request *request, struct reader *reader)
+{
+    struct cx_lane *lane = request->lane;
+    struct fuse_open_out out = {.fh = reader->number | CX_OPEN_HERE};
+    uint64_t ino = 0, version = version_of(lane, reader->inode, &ino);
+    bool keeps = cx_nodes_has_pages(lane->nodes, reader->id, version);
+
+    out.open_flags = keeps ? FOPEN_KEEP_CACHE : 0;
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
+        unlink_reader(lane, reader);
+        cx_close_reader(lane, reader);
+    } else if (!keeps) {
+        cx_nodes_note_pages(lane->nodes, request->in->nodeid, ino, version);
+    }
+}
+
 /* Opens a file for reading; all other opens decide something. */
 static enum outcome answer_open(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_open_in *argument = request->argument;
-    struct fuse_open_out out = {0};
     struct cx_inode *inode;
     struct reader *reader;
 
@@ -416,11 +446,7 @@ static enum outcome answer_open(struct request *request)
         return PASSED;
     }
     link_reader(lane, reader);
-    out.fh = reader->number | CX_OPEN_HERE;
-    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
-        unlink_reader(lane, reader);
-        cx_close_reader(lane, reader);
-    }
+    reply_opened(request, reader);
     return ANSWERED;
 }
 

@@ -26,7 +26,10 @@ struct node {
     uint64_t ino;
     uint64_t parent;
     uint64_t lookups;
-    uint64_t changes;
+    union {
+        uint64_t changes; /* of a directory: of names in it */
+        uint64_t version; /* of a file: of which the kernel has pages */
+    };
     uint32_t nlink;
     uint32_t opens;
     uint8_t name_length;
@@ -460,7 +463,7 @@ static void describe(const struct cx_nodes *nodes, const struct node *node, stru
     known->ino = node->ino;
     known->parent = node->parent;
     known->lookups = node->lookups;
-    known->changes = node->changes;
+    known->changes = node->is_dir ? node->changes : 0;
     known->nlink = node->nlink;
     known->reasons = reasons_of(nodes, node->ino);
     known->is_dir = node->is_dir;
@@ -508,6 +511,29 @@ void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id)
     node = find(nodes, id);
     if (node != NULL && node->opens > 0)
         node->opens--;
+    pthread_mutex_unlock(&nodes->lock);
+}
+
+bool cx_nodes_has_pages(struct cx_nodes *nodes, uint64_t id, uint64_t version)
+{
+    struct node *node;
+    bool has;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    has = node != NULL && !node->is_dir && version != 0 && node->version == version;
+    pthread_mutex_unlock(&nodes->lock);
+    return has;
+}
+
+void cx_nodes_note_pages(struct cx_nodes *nodes, uint64_t id, uint64_t ino, uint64_t version)
+{
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    if (node != NULL && !node->is_dir && node->ino == ino)
+        node->version = version;
     pthread_mutex_unlock(&nodes->lock);
 }
 
@@ -575,6 +601,8 @@ bool cx_nodes_retarget(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *
         former = node->inode;
         node->inode = fresh;
         node->ino = ino;
+        if (!node->is_dir)
+            node->version = 0;
     }
     pthread_mutex_unlock(&nodes->lock);
     if (node == NULL)
@@ -655,7 +683,7 @@ void cx_nodes_changed(struct cx_nodes *nodes, uint64_t directory)
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, directory);
-    if (node != NULL)
+    if (node != NULL && node->is_dir)
         node->changes++;
     pthread_mutex_unlock(&nodes->lock);
 }

@@ -91,6 +91,12 @@ void cx_inode_release(struct cx_nodes *nodes, struct cx_inode *inode);
 struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id);
 void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id);
 
+/* Tells whether the kernel's pages of a file are those of a version of it, and notes of which they
+   are, once the kernel has dropped what it had of another. Of a file that leads to another inode
+   since, nothing is known. */
+bool cx_nodes_has_pages(struct cx_nodes *nodes, uint64_t id, uint64_t version);
+void cx_nodes_note_pages(struct cx_nodes *nodes, uint64_t id, uint64_t ino, uint64_t version);
+
 /* Keeps a file from being opened by `cx_nodes_open`, or no longer. Returns how often it is. */
 uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
 uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);

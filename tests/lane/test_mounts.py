@@ -147,6 +147,30 @@ def test_what_another_wrote_is_synced_through_a_reader(gateway: Gateway, top: Pa
     assert path.read_bytes() == b"x" * 10_000
 
 
+def _reads_from_pages(gateway: Gateway, path: Path) -> bool:
+    """Tell whether the kernel had a file: what was written lately may count as one more change."""
+    before = _answered(gateway, "read")
+    path.read_bytes()
+    return _answered(gateway, "read") == before
+
+
+def test_pages_are_kept_until_somebody_writes(
+    cluster: CephCluster, gateway: Gateway, top: Path, tmp_path: Path
+) -> None:
+    """[cache-3]: also if it is another gateway that does."""
+    other = Gateway(gateway.source, tmp_path / "other", tmp_path / "run", conf=cluster.conf)
+    path = top / "file"
+    path.write_bytes(b"x" * 10_000)
+    with other.mounted():
+        theirs = other.path / path.relative_to(gateway.path)
+        for number, written in enumerate([path, theirs, path, theirs]):
+            content = bytes([number]) * 10_000
+            with written.open("r+b") as file:
+                file.write(content)
+            assert path.read_bytes() == content
+            wait_until(lambda: _reads_from_pages(gateway, path), within_s=_WAIT_S)
+
+
 def test_it_is_used_where_it_can_be(gateway: Gateway, tmp_path: Path) -> None:
     """[lane-2]."""
     assert gateway.json("status", str(gateway.path))["storage"]["lane"] is True

@@ -186,7 +186,7 @@ class NodesMachine(RuleBasedStateMachine):
     def changed(self, node: int) -> None:
         self.table.changed(node)
         if node in self.model.nodes:
-            self.model.nodes[node].changes += 1
+            self.model.nodes[node].changes += self.model.nodes[node].is_dir
 
     @rule(count=st.integers(0, len(IDS) + 1))
     def oldest(self, count: int) -> None:
