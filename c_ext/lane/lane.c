@@ -270,9 +270,11 @@ void cx_lane_stop(struct cx_lane *lane)
     if (lane->is_carrying)
         wake_and_join(lane->carrier);
     lane->is_carrying = false;
+    pthread_mutex_lock(&lane->lock);
+    lane->count = 0; /* nobody asks what a thread looks up any more */
+    pthread_mutex_unlock(&lane->lock);
     for (uint32_t i = 0; i < count; i++)
         thread_free(lane->threads[i]);
-    lane->count = 0;
 }
 
 struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings)
