@@ -625,7 +625,10 @@ static enum outcome answer_opendir(struct request *request)
     directory->changes = known.changes;
     link_directory(lane, directory);
     out.fh = directory->number | CX_OPEN_HERE;
-    cx_reply(request, 0, &out, sizeof(out));
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
+        unlink_directory(lane, directory); /* nobody will close it */
+        cx_close_directory(lane, directory);
+    }
     return ANSWERED;
 }
 
