@@ -58,12 +58,22 @@ class Builds:
         return self._build(*PLAIN, "-fPIC", "-shared", *(str(LANE / source) for source in sources))
 
     def program(self, main: str, *sources: str, flags: tuple[str, ...]) -> Path:
-        """Return a program: `main` is in this directory, the other sources are the lane's."""
-        return self._build(*flags, str(HERE / main), *(str(LANE / source) for source in sources))
+        """Return a program: `main` is in this directory.
 
-    def _build(self, *arguments: str) -> Path:
+        The other sources are the lane's, unless their path is absolute.
+        """
+        objects = (
+            self._object(flags, path) for path in (HERE / main, *map(LANE.joinpath, sources))
+        )
+        return self._build(*flags, *objects)
+
+    def _object(self, flags: tuple[str, ...], source: Path) -> str:
+        compiling = (flag for flag in flags if not flag.startswith("-Wl,"))
+        return str(self._build(*compiling, "-c", str(source), suffix=".o"))
+
+    def _build(self, *arguments: str, suffix: str = "") -> Path:
         if arguments not in self._built:
-            target = self._top / f"built-{len(self._built)}"
+            target = self._top / f"built-{len(self._built)}{suffix}"
             command = ("gcc", *_STRICT, f"-I{LANE}", *arguments, "-o", str(target))
             done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S)
             assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"

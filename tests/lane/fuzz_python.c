@@ -1,0 +1,260 @@
+/* Python's part: it answers what is passed on, and does what it does between requests. */
+
+#include "fuzz.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cephfs/libcephfs.h>
+
+/* Adds something to the kernel that answers nothing, and will come unchanged. */
+static void expect(const void *bytes, size_t size)
+{
+    struct other *other = &fuzz.others[fuzz.others_count++];
+
+    memcpy(other->bytes, bytes, size);
+    other->size = size;
+}
+
+static void send_junk(void)
+{
+    char bytes[REPLY_MAX];
+    struct fuse_out_header *out = (void *)bytes;
+    size_t size = once_in(2) ? 1 + draw(sizeof(*out) - 1) : sizeof(*out) + draw(200);
+
+    if (fuzz.others_count == OTHERS_MAX)
+        return;
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (char)draw(256);
+    if (size >= sizeof(*out))
+        out->unique = once_in(2) ? 0 : out->unique | NOT_A_UNIQUE;
+    expect(bytes, size);
+    send_to_lane(fuzz.pair, bytes, size);
+}
+
+static size_t told_index(uint64_t id)
+{
+    bool is_alias = id >= ALIASES + 1;
+    uint64_t ino = is_alias ? id - ALIASES : id;
+
+    return (size_t)((ino < STUB_FIRST_INO ? 1 : ino - STUB_FIRST_INO) +
+                    (is_alias ? STUB_INODES : 0));
+}
+
+/* Makes the answer to a lookup, as Python does that knows more; 0 if there is none. */
+static uint64_t teach(uint64_t parent)
+{
+    struct cx_nodes *nodes = cx_lane_nodes(fuzz.lane);
+    unsigned index = 2 + (unsigned)draw(STUB_INODES - 2);
+    const char *name = stub_name((unsigned)draw(STUB_ENTRIES));
+    uint64_t ino = stub_ino(index), id = once_in(8) ? ino + ALIASES : ino;
+    struct cx_name at = {parent, name, strlen(name)};
+
+    switch (draw(4)) {
+    case 0:
+        return 0;
+    case 1:
+        return VIRTUAL_IDS + draw(16);
+    case 2:
+        return cx_nodes_count_again(nodes, id) ? id : 0;
+    default:
+        if (id != ino)
+            cx_nodes_force(nodes, ino, 1, 0);
+        if (cx_nodes_teach(nodes, id, ino, stub_reference(index), at, stub_is_dir(index), 1) !=
+            CX_LEARNED)
+            fail("no memory");
+        return id;
+    }
+}
+
+static void answer_in_python(struct sent *sent)
+{
+    struct fuse_out_header out = {.unique = header_of(sent)->unique};
+    struct fuse_entry_out entry = {0};
+    size_t size = draw(200);
+
+    for (size_t i = 0; i < size; i++)
+        sent->reply[sizeof(out) + i] = (char)draw(256);
+    if (header_of(sent)->opcode == FUSE_LOOKUP) {
+        entry.nodeid = teach(header_of(sent)->nodeid);
+        size = entry.nodeid != 0 ? sizeof(entry) : 0;
+        memcpy(sent->reply + sizeof(out), &entry, size);
+    }
+    if (size == 0)
+        out.error = -EACCES;
+    out.len = (uint32_t)(sizeof(out) + size);
+    memcpy(sent->reply, &out, sizeof(out));
+    sent->reply_size = out.len;
+    send_to_lane(fuzz.pair, sent->reply, sent->reply_size);
+}
+
+static void take_forget(const char *bytes, size_t size)
+{
+    const struct fuse_in_header *in = (const void *)bytes;
+    struct fuse_forget_in forget;
+
+    if (size != sizeof(*in) + sizeof(forget) || in->len != size)
+        fail("forget has %zu bytes", size);
+    memcpy(&forget, in + 1, sizeof(forget));
+    if (forget.nlookup != CX_ALL_LOOKUPS)
+        fuzz.unknown_got += forget.nlookup;
+    else if (++fuzz.ends[told_index(in->nodeid)] > fuzz.told[told_index(in->nodeid)])
+        fail("Python was told of the end of %" PRIx64, in->nodeid);
+}
+
+/* Takes what Python got. */
+void take_passed_on(const char *bytes, size_t size)
+{
+    const struct fuse_in_header *in = (const void *)bytes;
+    struct sent *sent;
+
+    if (size < sizeof(*in))
+        fail("%zu bytes were passed on", size);
+    if (in->opcode == FUSE_FORGET) {
+        take_forget(bytes, size);
+        return;
+    }
+    sent = find_sent(in->unique);
+    if (sent == NULL || sent->is_passed)
+        fail("opcode %u was passed on twice", in->opcode);
+    if (sent->size != size || memcmp(sent->message, bytes, size) != 0)
+        fail("opcode %u was changed", in->opcode);
+    sent->is_passed = true;
+    fuzz.passed++;
+    if (fuzz.is_stopping)
+        return;
+    if (once_in(6))
+        send_junk();
+    answer_in_python(sent);
+}
+
+static void adopt(void)
+{
+    uint64_t id = draw_id();
+    struct cx_known known;
+
+    if (id != FUSE_ROOT_ID && id < VIRTUAL_IDS &&
+        cx_nodes_adopt(cx_lane_nodes(fuzz.lane), id, &known))
+        fuzz.told[told_index(id)]++;
+}
+
+/* Has another file be behind a number; what was there is closed when no call uses it. */
+static void exchange_file(void)
+{
+    struct cx_files *files = cx_lane_files(fuzz.lane);
+    uint64_t number = 1 + draw(FILES);
+    struct file *file = &fuzz.files[number];
+
+    if (!file->is_dropped)
+        cx_files_drop(files, number);
+    file->is_dropped = true;
+    if (!cx_files_is_idle(files, number))
+        return;
+    free(file->raw);
+    file->raw = stub_open(number % 4 == 0);
+    file->is_dropped = false;
+    if (!cx_files_set(files, number, (struct cx_file){file->raw, number % 4 == 0}))
+        fail("no memory");
+}
+
+/* Takes all files back, as when the cluster has shut the session out. */
+static void drop_files(void)
+{
+    cx_files_drop_all(cx_lane_files(fuzz.lane));
+    for (size_t i = 1; i <= FILES; i++)
+        fuzz.files[i].is_dropped = true;
+}
+
+/* Has the kernel forget an inode: a message that answers nothing. */
+static void forget_inode(void)
+{
+    struct {
+        struct fuse_out_header out;
+        struct fuse_notify_inval_inode_out body;
+    } bytes = {.out = {.len = sizeof(bytes), .error = FUSE_NOTIFY_INVAL_INODE},
+               .body.ino = draw_id()};
+
+    if (fuzz.others_count == OTHERS_MAX)
+        return;
+    expect(&bytes, sizeof(bytes));
+    if (cx_lane_forget_inode(fuzz.lane, bytes.body.ino) != 0)
+        fail("forget_inode failed");
+}
+
+/* The same of a name. */
+static void forget_name(void)
+{
+    const char *name = stub_name((unsigned)draw(STUB_ENTRIES));
+    struct {
+        struct fuse_out_header out;
+        struct fuse_notify_inval_entry_out body;
+        char name[CX_NAME_MAX + 1];
+    } bytes = {.out.error = FUSE_NOTIFY_INVAL_ENTRY, .body.parent = draw_id()};
+
+    if (fuzz.others_count == OTHERS_MAX)
+        return;
+    bytes.body.namelen = (uint32_t)strlen(name);
+    memcpy(bytes.name, name, bytes.body.namelen);
+    bytes.out.len =
+        (uint32_t)(offsetof(__typeof__(bytes), name) + bytes.body.namelen + 1);
+    expect(&bytes, bytes.out.len);
+    if (cx_lane_forget_name(fuzz.lane, (struct cx_name){bytes.body.parent, name,
+                                                        bytes.body.namelen}) != 0)
+        fail("forget_name failed");
+}
+
+void meddle(void)
+{
+    struct cx_nodes *nodes = cx_lane_nodes(fuzz.lane);
+    unsigned index = (unsigned)draw(STUB_INODES);
+    const char *name = stub_name((unsigned)draw(STUB_ENTRIES));
+    struct cx_name at = {draw_id(), name, strlen(name)};
+    struct cx_known oldest[4];
+    struct Inode *raw;
+
+    switch (draw(12)) {
+    case 0:
+        adopt();
+        break;
+    case 1:
+        cx_nodes_force(nodes, stub_ino(index), (cx_reasons)once_in(6), (cx_reasons)!once_in(6));
+        break;
+    case 2:
+        if (cx_hidden_add(cx_lane_hidden(fuzz.lane), at) && !once_in(4))
+            cx_hidden_remove(cx_lane_hidden(fuzz.lane), at);
+        break;
+    case 3:
+        cx_nodes_changed(nodes, at.parent);
+        cx_nodes_place(nodes, draw_id(), at);
+        break;
+    case 4:
+        cx_nodes_unplace(nodes, at);
+        break;
+    case 5:
+        raw = stub_reference(index);
+        if (!once_in(8) || at.parent == FUSE_ROOT_ID ||
+            !cx_nodes_retarget(nodes, at.parent, stub_ino(index), raw))
+            ceph_ll_put(NULL, raw);
+        break;
+    case 6:
+        forget_name();
+        forget_inode();
+        break;
+    case 7:
+        cx_lane_pause(fuzz.lane, once_in(6));
+        break;
+    case 8:
+        if (cx_nodes_oldest(nodes, oldest, 4) > 4)
+            fail("more inodes than were asked for");
+        break;
+    case 9:
+        if (once_in(8))
+            drop_files();
+        (void)cx_nodes_hold(nodes, at.parent, once_in(4));
+        break;
+    default:
+        exchange_file();
+    }
+}

@@ -1,0 +1,359 @@
+#include "stub_cephfs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cephfs/libcephfs.h>
+
+#define LIVE_DEVICE UINT64_C(0xfffffffffffffffe)
+#define SNAPSHOT_DEVICE 7u
+#define NAME_MAX_ 255u
+#define DOTS 2u
+#define AT_THE_END (-1)
+#define SMALL_XATTR 300u
+
+struct Inode {
+    unsigned index;
+};
+
+struct Fh {
+    bool appends;
+};
+
+struct ceph_dir_result {
+    unsigned index;
+    uint64_t at; /* how many entries have been read, `.` and `..` among them */
+};
+
+static struct {
+    char name[NAME_MAX_ + 1];
+    unsigned index[STUB_INODES]; /* what is there, by directory */
+} entries[STUB_ENTRIES];
+
+static uint64_t seed;
+static atomic_ulong threads, given, put, wrong;
+static _Thread_local uint64_t state;
+
+static const int ERRORS[] = {-ENOENT,  -EIO,       -ESHUTDOWN, -EACCES, -ENOTDIR, -ENODATA,
+                             -ERANGE,  -EOPNOTSUPP, -ENOMEM,   -EINTR,  -ESTALE,  -ETIMEDOUT,
+                             -ENOTCONN};
+
+/* Counts without ordering anything between threads, which would hide races. */
+static void count(atomic_ulong *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* Draws for the thread that calls. */
+static uint64_t draw(uint64_t below)
+{
+    if (state == 0)
+        state = (seed + atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed) + 1) *
+                UINT64_C(0x9e3779b97f4a7c15);
+    return stub_draw(&state, below);
+}
+
+/* Returns an error in one of so many calls, else 0; lets other threads run now and then. */
+static int failing(uint64_t calls)
+{
+    if (draw(16) == 0)
+        sched_yield();
+    return draw(calls) == 0 ? ERRORS[draw(sizeof(ERRORS) / sizeof(ERRORS[0]))] : 0;
+}
+
+static void *or_die(void *memory)
+{
+    if (memory == NULL)
+        abort();
+    return memory;
+}
+
+static void make_name(char *name, unsigned entry)
+{
+    static const char *const specials[] = {".trashbin", ".snap", "...", ".a"};
+    static const size_t lengths[] = {1, 255, 254, 7, 8, 9};
+    size_t length = entry % 2 ? 1 + draw(NAME_MAX_) : lengths[draw(6)];
+
+    memset(name, 0, NAME_MAX_ + 1);
+    if (entry < sizeof(specials) / sizeof(specials[0])) {
+        strcpy(name, specials[entry]);
+        return;
+    }
+    name[0] = (char)('a' + entry);
+    for (size_t i = 1; i < length; i++) {
+        char byte = (char)(1 + draw(255));
+        name[i] = byte == '/' ? '_' : byte;
+    }
+}
+
+void stub_init(uint64_t number)
+{
+    seed = number;
+    for (unsigned i = 0; i < STUB_ENTRIES; i++) {
+        make_name(entries[i].name, i);
+        for (unsigned j = 0; j < STUB_INODES; j++)
+            entries[i].index[j] = (unsigned)draw(STUB_INODES);
+    }
+}
+
+uint64_t stub_ino(unsigned index)
+{
+    return index == 1 ? 1 : STUB_FIRST_INO + index;
+}
+
+bool stub_is_dir(unsigned index)
+{
+    return index % 3 == 0;
+}
+
+const char *stub_name(unsigned entry)
+{
+    return entries[entry].name;
+}
+
+struct Inode *stub_reference(unsigned index)
+{
+    struct Inode *inode = or_die(malloc(sizeof(*inode)));
+
+    inode->index = index;
+    count(&given);
+    return inode;
+}
+
+struct Fh *stub_open(bool appends)
+{
+    struct Fh *fh = or_die(malloc(sizeof(*fh)));
+
+    fh->appends = appends;
+    return fh;
+}
+
+unsigned long stub_given(void)
+{
+    return given;
+}
+
+unsigned long stub_put(void)
+{
+    return put;
+}
+
+unsigned long stub_wrong(void)
+{
+    return wrong;
+}
+
+static void fill(struct ceph_statx *stx, unsigned index)
+{
+    mode_t type = stub_is_dir(index) ? S_IFDIR : index % 3 == 1 ? S_IFREG : S_IFLNK;
+
+    memset(stx, 0, sizeof(*stx));
+    stx->stx_ino = stub_ino(index);
+    stx->stx_mode = (uint16_t)(type | 0755);
+    stx->stx_nlink = (uint32_t)(draw(8) == 0 ? draw(3) : 1);
+    stx->stx_size = draw(UINT64_MAX);
+    stx->stx_mtime.tv_sec = (time_t)draw(UINT64_MAX);
+    stx->stx_dev = draw(12) == 0 ? SNAPSHOT_DEVICE : draw(2) ? LIVE_DEVICE : 0;
+}
+
+/* libcephfs */
+
+int ceph_ll_lookup_root(struct ceph_mount_info *mount, Inode **root)
+{
+    (void)mount;
+    *root = stub_reference(0);
+    return 0;
+}
+
+int ceph_ll_lookup(struct ceph_mount_info *mount, Inode *parent, const char *name, Inode **out,
+                   struct ceph_statx *stx, unsigned want, unsigned flags, const UserPerm *perms)
+{
+    unsigned directory = parent->index;
+    int rc = failing(8);
+
+    (void)mount, (void)want, (void)flags, (void)perms;
+    if (strlen(name) > NAME_MAX_)
+        abort();
+    if (rc != 0)
+        return rc;
+    for (unsigned i = 0; i < STUB_ENTRIES; i++) {
+        if (strcmp(entries[i].name, name) == 0) {
+            *out = stub_reference(entries[i].index[directory]);
+            fill(stx, (*out)->index);
+            return 0;
+        }
+    }
+    return -ENOENT;
+}
+
+int ceph_ll_put(struct ceph_mount_info *mount, Inode *inode)
+{
+    (void)mount;
+    if (inode->index >= STUB_INODES)
+        abort();
+    count(&put);
+    free(inode);
+    return 0;
+}
+
+int ceph_ll_getattr(struct ceph_mount_info *mount, Inode *inode, struct ceph_statx *stx,
+                    unsigned want, unsigned flags, const UserPerm *perms)
+{
+    int rc = failing(12);
+
+    (void)mount, (void)want, (void)flags, (void)perms;
+    if (rc == 0)
+        fill(stx, inode->index);
+    return rc;
+}
+
+int ceph_ll_readlink(struct ceph_mount_info *mount, Inode *inode, char *buffer, size_t size,
+                     const UserPerm *perms)
+{
+    size_t length = draw(8) == 0 ? size : inode->index;
+    int rc = failing(8);
+
+    (void)mount, (void)perms;
+    memset(buffer, 'l', length < size ? length : size);
+    return rc != 0 ? rc : (int)length;
+}
+
+int ceph_ll_getxattr(struct ceph_mount_info *mount, Inode *inode, const char *name, void *value,
+                     size_t size, const UserPerm *perms)
+{
+    size_t length = draw(8) == 0 ? size : draw(SMALL_XATTR);
+    int rc = failing(6);
+
+    (void)mount, (void)perms;
+    if (inode->index >= STUB_INODES)
+        abort();
+    if (rc != 0 || strlen(name) == 0)
+        return rc;
+    if (size == 0)
+        return (int)length;
+    if (length > size)
+        return -ERANGE;
+    memset(value, 'x', length);
+    return (int)length;
+}
+
+/* Draws how much of something that long is done at once. */
+static uint64_t part_of(uint64_t length)
+{
+    return draw(4) != 0 ? length : draw(length + 1);
+}
+
+int ceph_ll_read(struct ceph_mount_info *mount, struct Fh *fh, int64_t offset, uint64_t length,
+                 char *buffer)
+{
+    uint64_t done = part_of(length);
+    int rc = failing(16);
+
+    (void)mount, (void)fh->appends;
+    if (rc != 0)
+        return rc;
+    for (uint64_t i = 0; i < done; i++)
+        buffer[i] = stub_byte((uint64_t)offset + i);
+    return (int)done;
+}
+
+int ceph_ll_write(struct ceph_mount_info *mount, struct Fh *fh, int64_t offset, uint64_t length,
+                  const char *data)
+{
+    uint64_t done = part_of(length), others = 0;
+    int rc = failing(16);
+
+    (void)mount;
+    if (fh->appends && offset != AT_THE_END)
+        count(&wrong);
+    for (uint64_t i = 0; i < length; i++)
+        others += data[i] != stub_byte((uint64_t)offset + i);
+    if (!fh->appends && others > 0)
+        count(&wrong);
+    return rc != 0 ? rc : (int)done;
+}
+
+int ceph_ll_open(struct ceph_mount_info *mount, Inode *inode, int flags, struct Fh **out,
+                 const UserPerm *perms)
+{
+    int rc = failing(8);
+
+    (void)mount, (void)flags, (void)perms;
+    if (inode->index >= STUB_INODES)
+        abort();
+    if (rc == 0)
+        *out = stub_open(false);
+    return rc;
+}
+
+int ceph_ll_close(struct ceph_mount_info *mount, struct Fh *fh)
+{
+    (void)mount;
+    free(fh);
+    return failing(8);
+}
+
+int ceph_ll_opendir(struct ceph_mount_info *mount, Inode *inode, struct ceph_dir_result **out,
+                    const UserPerm *perms)
+{
+    int rc = failing(8);
+
+    (void)mount, (void)perms;
+    if (rc != 0)
+        return rc;
+    *out = or_die(calloc(1, sizeof(**out)));
+    (*out)->index = inode->index;
+    return 0;
+}
+
+int ceph_ll_releasedir(struct ceph_mount_info *mount, struct ceph_dir_result *directory)
+{
+    (void)mount;
+    free(directory);
+    return 0;
+}
+
+int ceph_readdirplus_r(struct ceph_mount_info *mount, struct ceph_dir_result *directory,
+                       struct dirent *de, struct ceph_statx *stx, unsigned want, unsigned flags,
+                       Inode **out)
+{
+    int rc = failing(48);
+    unsigned index = directory->index;
+    uint64_t at = directory->at;
+
+    (void)mount, (void)want, (void)flags;
+    if (rc != 0)
+        return rc;
+    if (at >= STUB_ENTRIES + DOTS)
+        return 0;
+    memset(de, 0, sizeof(*de));
+    if (at < DOTS) {
+        strcpy(de->d_name, at == 0 ? "." : "..");
+    } else {
+        memcpy(de->d_name, entries[at - DOTS].name, sizeof(entries[0].name));
+        index = entries[at - DOTS].index[index];
+    }
+    directory->at++;
+    fill(stx, index);
+    *out = stub_reference(index);
+    return 1;
+}
+
+int64_t ceph_telldir(struct ceph_mount_info *mount, struct ceph_dir_result *directory)
+{
+    (void)mount;
+    return (int64_t)(directory->at << STUB_COOKIE_SHIFT);
+}
+
+void ceph_seekdir(struct ceph_mount_info *mount, struct ceph_dir_result *directory, int64_t offset)
+{
+    uint64_t at = (uint64_t)offset >> STUB_COOKIE_SHIFT;
+
+    (void)mount;
+    directory->at = at < STUB_ENTRIES + DOTS ? at : STUB_ENTRIES + DOTS;
+}

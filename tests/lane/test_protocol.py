@@ -1,0 +1,101 @@
+"""The lane's two sockets: requests and answers that are whole, and those that aren't."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lane.building import HERE, LANE, MEMORY, THREADS, Builds, Ended, run
+
+SOAK_S = float(os.environ.get("SOAK_S") or 300.0)
+_DEFINED = ("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-Wl,--wrap=read,--wrap=writev")
+_FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
+_OTHERS = ("lane.c", "nodes.c", "files.c", "hidden.c", *(str(HERE / source) for source in _FUZZ))
+_REQUESTS = 3000
+_SOAK_REQUESTS = 20_000
+_ANSWERED = frozenset({1, 3, 5, 14, 15, 16, 18, 22, 27, 29, 44})
+"""Opcodes of which the lane has to have answered some requests itself."""
+
+
+def _program(builds: Builds, sanitizers: tuple[str, ...], answer: str = "answer.c") -> Path:
+    return builds.program("lane_fuzz.c", answer, *_OTHERS, flags=(*sanitizers, *_DEFINED))
+
+
+def _fuzz(program: Path, seed: int, requests: int, threads: int) -> Ended:
+    return run(program, str(seed), str(requests), str(threads))
+
+
+def _check(ended: Ended, seed: int, threads: int) -> None:
+    assert ended.code == 0, f"seed {seed}, {threads} threads: {ended.printed}\n{ended.reported}"
+    answered = {int(opcode) for opcode in re.findall(r"(\d+)=[1-9]", ended.printed)}
+    assert answered == _ANSWERED, ended.printed
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_any_request_is_answered_once(builds: Builds, seed: int) -> None:
+    _check(_fuzz(_program(builds, MEMORY), seed, _REQUESTS, 1), seed, 1)
+
+
+@pytest.mark.parametrize("sanitizers", [MEMORY, THREADS], ids=["memory", "threads"])
+@pytest.mark.parametrize("seed", range(5, 8))
+def test_many_threads_answer_any_request_once(
+    builds: Builds, sanitizers: tuple[str, ...], seed: int
+) -> None:
+    _check(_fuzz(_program(builds, sanitizers), seed, _REQUESTS, 4), seed, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    """Something that the lane would do wrong, and what is said of it."""
+
+    text: str
+    instead: str
+    reported: str
+
+
+WRONGS = {
+    "length": Wrong(
+        "request->size - sizeof(*argument) < argument->size ||", "", "AddressSanitizer"
+    ),
+    "name": Wrong("|| memchr(name, '\\0', request->size - offset) == NULL", "", "AddressSanitizer"),
+    "listing": Wrong(
+        "ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);",
+        "",
+        "listing has no entry",
+    ),
+    "lookup": Wrong(
+        "forget(request, plus->entry_out.nodeid, 1);", "(void)request;", "inodes are left"
+    ),
+}
+_SEEDS = range(1, 9)
+
+
+@pytest.mark.parametrize("wrong", WRONGS.values(), ids=WRONGS)
+def test_what_is_wrong_is_found(builds: Builds, tmp_path: Path, wrong: Wrong) -> None:
+    text = (LANE / "answer.c").read_text()
+    assert text.count(wrong.text) == 1
+    answer = tmp_path / "answer.c"
+    answer.write_text(text.replace(wrong.text, wrong.instead))
+    program = _program(builds, MEMORY, str(answer))
+    for seed in _SEEDS:
+        ended = _fuzz(program, seed, _REQUESTS, 1)
+        if ended.code != 0:
+            break
+    assert wrong.reported in ended.reported, f"{ended.printed}\n{ended.reported}"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK_S + 300)
+def test_any_request_is_answered_once_for_long(builds: Builds) -> None:
+    until = time.monotonic() + SOAK_S
+    while time.monotonic() < until:
+        seed = random.randrange(1 << 32)
+        for sanitizers, threads in ((MEMORY, 1), (MEMORY, 4), (THREADS, 4)):
+            ended = _fuzz(_program(builds, sanitizers), seed, _SOAK_REQUESTS, threads)
+            _check(ended, seed, threads)
