@@ -213,8 +213,11 @@ static void *carry_answers(void *argument)
         ssize_t size = recv(lane->pair, buffer, REQUEST_MAX, 0);
         if (size < 0 && errno == EINTR)
             continue;
-        if (size <= 0)
-            break; /* Python's end is closed */
+        if (size <= 0) {
+            if (!lane->is_stopping)
+                end(lane, size < 0 ? errno : EPIPE); /* Python's end is closed */
+            break;
+        }
         struct iovec part = {buffer, (size_t)size};
         (void)send_to_kernel(lane, &part, 1); /* ENOENT: nobody waits any more */
     }
