@@ -25,6 +25,7 @@ from cephfs_ext.core.types import (
     DirEntry,
     Ino,
     Rank,
+    Reason,
     StatFs,
     Weight,
 )
@@ -145,7 +146,7 @@ class Lane(Protocol):
         """Have an id lead to another inode."""
         ...
 
-    def force(self, ino: Ino, reason: int, *, on: bool) -> None:
+    def force(self, ino: Ino, reason: Reason, *, on: bool) -> None:
         """Have all that an inode is asked for answered in Python, or no longer."""
         ...
 

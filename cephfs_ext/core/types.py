@@ -6,6 +6,7 @@ Owns no state. Names are `bytes` and times are integer nanoseconds since the epo
 from __future__ import annotations
 
 import dataclasses
+import enum
 import stat
 from typing import NamedTuple, NewType
 
@@ -118,3 +119,14 @@ class StatFs:
     ffree: int
     favail: int
     namemax: int
+
+
+class Reason(enum.IntFlag):
+    """Why only Python can answer what an inode is asked for; see `core.ports.Lane.force`."""
+
+    SPECIAL = enum.auto()
+    """Links that only the trash has, an id that isn't the number, a generation."""
+    PENDING = enum.auto()
+    """Names in a directory are hidden: its times and link count aren't what the storage says."""
+    LEFT = enum.auto()
+    """A name was moved out of a directory, and its attributes have not been read since."""

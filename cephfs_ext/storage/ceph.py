@@ -19,6 +19,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -55,6 +56,7 @@ from cephfs_ext.core.types import (
     DirEntry,
     Ino,
     Rank,
+    Reason,
     StatFs,
     Weight,
 )
@@ -107,9 +109,6 @@ _POOL_NAME_BYTES = 256
 _SETTLED_XATTR = b"user.cephfs_ext.settled"
 _CLOSE_S = 20.0
 """How long closing may take before the connection is cut."""
-
-_LEFT_REASON = 4
-"""Why the lane asks about a directory that is noted as left."""
 
 _SNAPSHOT_BITS = 48
 """Inode numbers of CephFS stay below this; above it is what tells snapshots apart."""
@@ -171,6 +170,7 @@ class _LeftDirectories:
 
     def __init__(self) -> None:
         self._inos: dict[Ino, None] = {}
+        self._lock = threading.RLock()
         self.changed: Callable[[Ino, bool], object] = _nobody_cares
         """Called, in any thread, when a directory was noted, or isn't any more."""
 
@@ -179,18 +179,20 @@ class _LeftDirectories:
 
     def add(self, ino: Ino) -> None:
         """Note a directory; the one that was noted first goes when there are too many."""
-        self._inos.pop(ino, None)
-        self._inos[ino] = None
-        self.changed(ino, True)
-        if len(self._inos) > _LEFT_LIMIT:
-            self.take(next(iter(self._inos)))
+        with self._lock:
+            self._inos.pop(ino, None)
+            self._inos[ino] = None
+            self.changed(ino, True)
+            if len(self._inos) > _LEFT_LIMIT:
+                self.take(next(iter(self._inos)))
 
     def take(self, ino: Ino) -> bool:
         """Tell whether a directory has been noted, and forget that: who asks reads it now."""
-        if self._inos.pop(ino, self) is not None:
-            return False
-        self.changed(ino, False)
-        return True
+        with self._lock:
+            if self._inos.pop(ino, self) is not None:
+                return False
+            self.changed(ino, False)
+            return True
 
 
 class CephStorage:
@@ -1185,7 +1187,7 @@ class CephStorage:
             entry_timeout_s=entry_timeout_s,
             attr_timeout_s=attr_timeout_s,
         )
-        self._left.changed = lambda ino, is_noted: lane.force(ino, _LEFT_REASON, on=is_noted)
+        self._left.changed = lambda ino, is_noted: lane.force(ino, Reason.LEFT, on=is_noted)
         self._admission.lane = lane
         self._stuck.others = lane.lookups
         self._lane = lane

@@ -23,7 +23,7 @@ from c_ext._lane import ffi, lib
 from cephfs_ext.core.errors import FSError, check
 from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST, OPEN_FILES
 from cephfs_ext.core.ports import Adopted, Found, Handle, LaneCost, Node
-from cephfs_ext.core.types import Ino
+from cephfs_ext.core.types import Ino, Reason
 
 _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
@@ -130,7 +130,7 @@ class CephLane:
         if not lib.cx_nodes_retarget(self._nodes, node_id, ino, raw):
             raise FSError(errno.ENOMEM)
 
-    def force(self, ino: Ino, reason: int, *, on: bool) -> None:
+    def force(self, ino: Ino, reason: Reason, *, on: bool) -> None:
         """Have all that an inode is asked for answered in Python, or no longer."""
         if not lib.cx_nodes_force(self._nodes, ino, reason * on, reason * (not on)):
             raise FSError(errno.ENOMEM)

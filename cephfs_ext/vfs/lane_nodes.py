@@ -13,13 +13,8 @@ that was adopted ends by a message from the lane, which comes in the order of re
 from __future__ import annotations
 
 from cephfs_ext.core.ports import Found, Lane, Node, Storage
-from cephfs_ext.core.types import Attr, Ino
+from cephfs_ext.core.types import Attr, Ino, Reason
 from cephfs_ext.vfs.nodes import Known, NodeId, NodeTable
-
-_SPECIAL = 1
-"""Links that only the trash has, an id that isn't the number, a generation."""
-_PENDING = 2
-"""Names in a directory are hidden: its times and link count aren't what the storage says."""
 
 _SNAPSHOTS = 1 << 48
 """Where the numbers of inodes in snapshots begin."""
@@ -104,7 +99,7 @@ class LaneNodes(NodeTable):
     def _set_special(self, ino: Ino, *, on: bool) -> None:
         if on != (ino in self._special):
             (self._special.add if on else self._special.discard)(ino)
-            self._lane.force(ino, _SPECIAL, on=on)
+            self._lane.force(ino, Reason.SPECIAL, on=on)
 
     def remap(self, node_id: NodeId, found: Found) -> Node:
         """Have an id lead to another inode; see `NodeTable.remap`."""
@@ -181,4 +176,4 @@ class LaneNodes(NodeTable):
 
     def changes_inside(self, directory: NodeId, *, on: bool) -> None:
         """Have the lane ask about a directory in which names are hidden."""
-        self._lane.force(self[directory].node.ino, _PENDING, on=on)
+        self._lane.force(self[directory].node.ino, Reason.PENDING, on=on)
