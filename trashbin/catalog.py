@@ -197,17 +197,19 @@ async def scan_some(
     return result.items
 
 
-async def find_again(domain: Domain, item: Item) -> Item | None:
+async def find_again(domain: Domain, entry: EntryName, ino: Ino, *, is_dir: bool) -> Item | None:
     """Look for an entry or a tombstone that is no longer where it was seen; None if it is gone.
 
     Reads no hour: what it would be called is known.
     """
-    entry, found = item.entry, list[Item]()
+    in_directory, found = is_dir or len(entry.path) > 1, list[Item]()
 
     async def look(_: int, above: bytes) -> None:
-        name = layout.tomb_name(entry, item.ino) if layout.is_tombs(above) else entry.path[0]
-        is_dir = not layout.is_tombs(above) and (item.is_dir or len(entry.path) > 1)
-        found.extend(await scan_some(domain, above, entry.hour, [NameOfHour(name, is_dir)]))
+        if layout.is_tombs(above):
+            named = NameOfHour(layout.tomb_name(entry, ino), is_dir=False)
+        else:
+            named = NameOfHour(entry.path[0], in_directory)
+        found.extend(await scan_some(domain, above, entry.hour, [named]))
 
     await for_each_directory(directories_of_hours(domain), look)
     return next(iter(without_stand_ins(found)), None)

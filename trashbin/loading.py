@@ -19,6 +19,7 @@ from trashbin.catalog import (
     Damaged,
     Item,
     directories_of_hours,
+    find_again,
     for_each_directory,
     scan_some,
 )
@@ -36,6 +37,9 @@ _AT_ONCE = 8
 
 _LOOKED_AT = 256
 """Entries that are looked at in one go."""
+
+_LOOKED_FOR = 64
+"""How many of them are looked for elsewhere, if they aren't where they were seen."""
 
 _ATTEMPTS = 2
 """How often an hour is read, where something in it turns out to be no longer where it was."""
@@ -218,7 +222,10 @@ def _may_be_shown(rows: Rows, row: int, item: Item, caller: Caller, since_ns: in
 async def look_at(
     domain: Domain, rows: Rows, some: Iterable[int], damaged: list[Damaged] | None = None
 ) -> dict[int, Item]:
-    """Read the entries of some rows; one that isn't there any more is left out."""
+    """Read the entries of some rows, wherever in the trash they are by now.
+
+    One that isn't there any more is left out; of very many, without looking for it elsewhere.
+    """
     wanted: dict[bytes, dict[tuple[str, bool], int]] = defaultdict(dict)
     for row in some:
         wanted[rows.above(row)][rows.entry(row).id, rows.is_tomb(row)] = row
@@ -233,4 +240,9 @@ async def look_at(
                 found[row] = item
 
     await for_each(list(wanted), one, at_once=_AT_ONCE)
+    gone = [row for rows_of in wanted.values() for row in rows_of.values() if row not in found]
+    for row in gone[:_LOOKED_FOR]:
+        item = await find_again(domain, rows.entry(row), rows.ino(row), is_dir=rows.is_dir(row))
+        if item is not None:
+            found[row] = item
     return found

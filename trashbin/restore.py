@@ -270,7 +270,7 @@ class Restore:
         try:
             await self._take(domain, item, aside, to)
         except NotFoundError:
-            moved = await find_again(domain, item)
+            moved = await find_again(domain, item.entry, item.ino, is_dir=item.is_dir)
             if moved is None or (moved.above, moved.tomb) == (item.above, item.tomb):
                 raise
             await self._take(domain, moved, aside, to)
