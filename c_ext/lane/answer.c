@@ -281,52 +281,75 @@ static enum outcome answer_getxattr(struct request *request)
     return ANSWERED;
 }
 
-/* files that are open here */
+/* what is open here */
 
-static struct reader **find_reader(struct cx_lane *lane, uint64_t number)
+/* Returns where something that is open here stands in its bucket: NULL behind the last. */
+static struct opened **find_opened(struct cx_lane *lane, uint64_t number)
 {
-    struct reader **place = &lane->readers[number % OPEN_BUCKETS];
+    struct opened **place = &lane->opened[number % OPEN_BUCKETS];
 
     while (*place != NULL && (*place)->number != number)
         place = &(*place)->next;
     return place;
 }
 
-/* Returns the file that the kernel has a number for; NULL if it isn't open here. */
-static struct reader *reader_of(struct cx_lane *lane, uint64_t fh)
+/* Returns the file or directory that the kernel has a number for; NULL if none is open here. */
+static void *opened_of(struct cx_lane *lane, uint64_t fh, bool is_directory)
 {
-    struct reader *reader;
+    struct opened *opened;
 
     if (!(fh & CX_OPEN_HERE))
         return NULL;
     pthread_mutex_lock(&lane->lock);
-    reader = *find_reader(lane, fh & ~CX_OPEN_HERE);
+    opened = *find_opened(lane, fh & ~CX_OPEN_HERE);
     pthread_mutex_unlock(&lane->lock);
-    return reader;
+    return opened != NULL && opened->is_directory == is_directory ? opened : NULL;
 }
 
-static void link_reader(struct cx_lane *lane, struct reader *reader)
+/* Gives what was opened a number; returns what the kernel is told. */
+static uint64_t link_opened(struct cx_lane *lane, struct opened *opened, bool is_directory)
 {
-    struct reader **place;
+    struct opened **place;
 
+    opened->is_directory = is_directory;
     pthread_mutex_lock(&lane->lock);
-    reader->number = ++lane->opened_count;
-    place = &lane->readers[reader->number % OPEN_BUCKETS];
-    reader->next = *place;
-    *place = reader;
+    opened->number = ++lane->opened_count;
+    place = &lane->opened[opened->number % OPEN_BUCKETS];
+    opened->next = *place;
+    *place = opened;
     pthread_mutex_unlock(&lane->lock);
     atomic_fetch_add(&lane->open_count, 1);
+    return opened->number | CX_OPEN_HERE;
 }
 
-static void unlink_reader(struct cx_lane *lane, struct reader *reader)
+/* Takes what was opened out of the table, and closes it. */
+static void unlink_opened(struct cx_lane *lane, struct opened *opened)
 {
     pthread_mutex_lock(&lane->lock);
-    *find_reader(lane, reader->number) = reader->next;
+    *find_opened(lane, opened->number) = opened->next;
     pthread_mutex_unlock(&lane->lock);
     atomic_fetch_sub(&lane->open_count, 1);
+    cx_close(lane, opened);
 }
 
-void cx_close_reader(struct cx_lane *lane, struct reader *reader)
+/* Closes what a release is about; it is Python's if that isn't open here. */
+static enum outcome answer_close(struct request *request, bool is_directory)
+{
+    const struct fuse_release_in *argument = request->argument;
+    struct opened *opened = NULL;
+
+    if (request->size >= sizeof(*argument))
+        opened = opened_of(request->lane, argument->fh, is_directory);
+    if (opened == NULL)
+        return PASSED;
+    unlink_opened(request->lane, opened);
+    cx_reply(request, 0, NULL, 0);
+    return ANSWERED;
+}
+
+/* files that are open here */
+
+static void close_reader(struct cx_lane *lane, struct reader *reader)
 {
     for (size_t i = 0; i < reader->former_count; i++)
         ceph_ll_close(lane->mount, reader->former[i]);
@@ -411,14 +434,13 @@ static uint64_t version_of(struct cx_lane *lane, const struct cx_inode *inode, u
 static void reply_opened(const struct request *request, struct reader *reader)
 {
     struct cx_lane *lane = request->lane;
-    struct fuse_open_out out = {.fh = reader->number | CX_OPEN_HERE};
+    struct fuse_open_out out = {.fh = link_opened(lane, &reader->opened, false)};
     uint64_t ino = 0, version = version_of(lane, reader->inode, &ino);
     bool keeps = cx_nodes_has_pages(lane->nodes, reader->id, version);
 
     out.open_flags = keeps ? FOPEN_KEEP_CACHE : 0;
     if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
-        unlink_reader(lane, reader);
-        cx_close_reader(lane, reader);
+        unlink_opened(lane, &reader->opened);
     } else if (!keeps) {
         cx_nodes_note_pages(lane->nodes, request->in->nodeid, ino, version);
     }
@@ -442,27 +464,16 @@ static enum outcome answer_open(struct request *request)
     if (reader == NULL)
         return PASSED;
     if (ceph_ll_open(lane->mount, cx_inode_raw(inode), O_RDONLY, &reader->raw, lane->perms) < 0) {
-        cx_close_reader(lane, reader);
+        close_reader(lane, reader);
         return PASSED;
     }
-    link_reader(lane, reader);
     reply_opened(request, reader);
     return ANSWERED;
 }
 
 static enum outcome answer_release(struct request *request)
 {
-    const struct fuse_release_in *argument = request->argument;
-    struct reader *reader = NULL;
-
-    if (request->size >= sizeof(*argument))
-        reader = reader_of(request->lane, argument->fh);
-    if (reader == NULL)
-        return PASSED;
-    unlink_reader(request->lane, reader);
-    cx_close_reader(request->lane, reader);
-    cx_reply(request, 0, NULL, 0);
-    return ANSWERED;
+    return answer_close(request, false);
 }
 
 /* data */
@@ -512,7 +523,7 @@ static enum outcome answer_read(struct request *request)
 
     if (request->size < sizeof(*argument) || argument->size > DATA_MAX)
         return PASSED;
-    reader = reader_of(lane, argument->fh);
+    reader = opened_of(lane, argument->fh, false);
     if (reader != NULL)
         return read_here(request, reader);
     if (lane->is_paused || !cx_files_begin(lane->files, argument->fh, &file))
@@ -554,51 +565,6 @@ static enum outcome answer_write(struct request *request)
 
 /* directories */
 
-/* Returns where a directory that is open here stands in its bucket: NULL behind the last. */
-static struct directory **find_directory(struct cx_lane *lane, uint64_t number)
-{
-    struct directory **place = &lane->opened[number % OPEN_BUCKETS];
-
-    while (*place != NULL && (*place)->number != number)
-        place = &(*place)->next;
-    return place;
-}
-
-/* Returns the directory that the kernel has a number for; NULL if it isn't open here. */
-static struct directory *directory_of(struct cx_lane *lane, uint64_t fh)
-{
-    struct directory *directory;
-
-    if (!(fh & CX_OPEN_HERE))
-        return NULL;
-    pthread_mutex_lock(&lane->lock);
-    directory = *find_directory(lane, fh & ~CX_OPEN_HERE);
-    pthread_mutex_unlock(&lane->lock);
-    return directory;
-}
-
-/* Gives a directory a number. */
-static void link_directory(struct cx_lane *lane, struct directory *directory)
-{
-    struct directory **place;
-
-    pthread_mutex_lock(&lane->lock);
-    directory->number = ++lane->opened_count;
-    place = &lane->opened[directory->number % OPEN_BUCKETS];
-    directory->next = *place;
-    *place = directory;
-    pthread_mutex_unlock(&lane->lock);
-    atomic_fetch_add(&lane->open_count, 1);
-}
-
-static void unlink_directory(struct cx_lane *lane, struct directory *directory)
-{
-    pthread_mutex_lock(&lane->lock);
-    *find_directory(lane, directory->number) = directory->next;
-    pthread_mutex_unlock(&lane->lock);
-    atomic_fetch_sub(&lane->open_count, 1);
-}
-
 static enum outcome answer_opendir(struct request *request)
 {
     struct cx_lane *lane = request->lane;
@@ -623,12 +589,9 @@ static enum outcome answer_opendir(struct request *request)
     }
     directory->id = request->in->nodeid;
     directory->changes = known.changes;
-    link_directory(lane, directory);
-    out.fh = directory->number | CX_OPEN_HERE;
-    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
-        unlink_directory(lane, directory); /* nobody will close it */
-        cx_close_directory(lane, directory);
-    }
+    out.fh = link_opened(lane, &directory->opened, true);
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0)
+        unlink_opened(lane, &directory->opened); /* nobody will close it */
     return ANSWERED;
 }
 
@@ -639,7 +602,7 @@ static void drop_ahead(struct cx_lane *lane, struct directory *directory)
     directory->is_ahead = false;
 }
 
-void cx_close_directory(struct cx_lane *lane, struct directory *directory)
+static void close_directory(struct cx_lane *lane, struct directory *directory)
 {
     drop_ahead(lane, directory);
     ceph_ll_releasedir(lane->mount, directory->raw);
@@ -648,17 +611,15 @@ void cx_close_directory(struct cx_lane *lane, struct directory *directory)
 
 static enum outcome answer_releasedir(struct request *request)
 {
-    const struct fuse_release_in *argument = request->argument;
-    struct directory *directory = NULL;
+    return answer_close(request, true);
+}
 
-    if (request->size >= sizeof(*argument))
-        directory = directory_of(request->lane, argument->fh);
-    if (directory == NULL)
-        return PASSED;
-    unlink_directory(request->lane, directory);
-    cx_close_directory(request->lane, directory);
-    cx_reply(request, 0, NULL, 0);
-    return ANSWERED;
+void cx_close(struct cx_lane *lane, struct opened *opened)
+{
+    if (opened->is_directory)
+        close_directory(lane, (struct directory *)opened);
+    else
+        close_reader(lane, (struct reader *)opened);
 }
 
 /* Has Python make a file or the names of a directory durable, of which it gets the id: others may
@@ -788,13 +749,13 @@ static int fill_page(struct cx_lane *lane, struct directory *directory, struct p
 }
 
 /* Adds `.` and `..`, of which the kernel takes no attributes; false if there is no room. */
-static bool add_dots(struct page *page, uint64_t id, uint64_t parent, uint64_t *start)
+static bool add_dots(struct page *page, uint64_t id, uint64_t parent, uint64_t start)
 {
     struct fuse_entry_out none = {0};
 
-    if (*start == 0 && !add_entry(page, &none, ".", id, DT_DIR, BEHIND_DOT))
+    if (start == 0 && !add_entry(page, &none, ".", id, DT_DIR, BEHIND_DOT))
         return false;
-    if ((*start == 0 || *start == BEHIND_DOT) &&
+    if ((start == 0 || start == BEHIND_DOT) &&
         !add_entry(page, &none, "..", parent, DT_DIR, BEHIND_DOTDOT))
         return false;
     return true;
@@ -811,14 +772,14 @@ static enum outcome answer_readdirplus(struct request *request)
     int rc = 0;
 
     if (request->size >= sizeof(*argument))
-        directory = directory_of(lane, argument->fh);
+        directory = opened_of(lane, argument->fh, true);
     if (directory == NULL)
         return PASSED;
     page.size = argument->size < DATA_MAX ? argument->size : DATA_MAX;
     start = argument->offset;
     if (!cx_nodes_look(lane->nodes, directory->id, &known))
         rc = -ESTALE;
-    else if (add_dots(&page, directory->id, known.parent, &start))
+    else if (add_dots(&page, directory->id, known.parent, start))
         rc = fill_page(lane, directory, &page, start, known.changes == directory->changes);
     if (rc < 0 && page.used == 0) {
         cx_reply(request, rc, NULL, 0);

@@ -53,18 +53,23 @@ struct cx_lane {
     atomic_uint_least64_t bytes[2];
     pthread_mutex_t lock; /* of what follows */
     uint64_t opened_count;
-    struct directory *opened[OPEN_BUCKETS];
-    struct reader *readers[OPEN_BUCKETS];
+    struct opened *opened[OPEN_BUCKETS];
     uint32_t count;
     struct thread *threads[THREADS_MAX];
     pthread_t carrier;
     bool is_carrying;
 };
 
+/* What is open here: the beginning of a directory or a reader. */
+struct opened {
+    struct opened *next; /* in its bucket, with the lane's lock */
+    uint64_t number;     /* what the kernel has for it, without CX_OPEN_HERE */
+    bool is_directory;
+};
+
 /* A directory that is open here. The kernel serialises what reads it. */
 struct directory {
-    struct directory *next; /* in its bucket of those that are open, with the lane's lock */
-    uint64_t number;        /* what the kernel has for it, without CX_OPEN_HERE */
+    struct opened opened;
     struct ceph_dir_result *raw;
     uint64_t id;
     uint64_t changes; /* of names, when it was opened */
@@ -74,13 +79,9 @@ struct directory {
     struct Inode *inode;
 };
 
-/* Closes a directory that is not in the list of the lane. */
-void cx_close_directory(struct cx_lane *lane, struct directory *directory);
-
 /* A file that is open here, for reading. */
 struct reader {
-    struct reader *next; /* in its bucket of those that are open, with the lane's lock */
-    uint64_t number;
+    struct opened opened;
     uint64_t id;
     struct cx_inode *inode;
     pthread_mutex_t lock; /* of what follows */
@@ -90,8 +91,8 @@ struct reader {
     size_t former_count;
 };
 
-/* Closes a file that is not in the list of the lane. */
-void cx_close_reader(struct cx_lane *lane, struct reader *reader);
+/* Closes what is no longer in the table of the lane. */
+void cx_close(struct cx_lane *lane, struct opened *opened);
 
 /* One request, which lies in the buffer of its thread. */
 struct request {

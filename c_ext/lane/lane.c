@@ -317,14 +317,9 @@ void cx_lane_free(struct cx_lane *lane)
 {
     for (uint32_t i = 0; i < OPEN_BUCKETS; i++) {
         while (lane->opened[i] != NULL) {
-            struct directory *directory = lane->opened[i];
-            lane->opened[i] = directory->next;
-            cx_close_directory(lane, directory);
-        }
-        while (lane->readers[i] != NULL) {
-            struct reader *reader = lane->readers[i];
-            lane->readers[i] = reader->next;
-            cx_close_reader(lane, reader);
+            struct opened *opened = lane->opened[i];
+            lane->opened[i] = opened->next;
+            cx_close(lane, opened);
         }
     }
     if (lane->nodes != NULL)
