@@ -57,7 +57,7 @@ ffibuilder.cdef(
     bool cx_nodes_count_again(struct cx_nodes *nodes, uint64_t id);
     enum cx_forgotten cx_nodes_forget(struct cx_nodes *nodes, uint64_t id, uint64_t lookups);
     bool cx_nodes_adopt(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
-    uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
+    void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
     uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
     bool cx_nodes_retarget(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *raw);
     bool cx_nodes_force(struct cx_nodes *nodes, uint64_t ino, uint32_t add, uint32_t take);

@@ -537,19 +537,15 @@ void cx_nodes_note_pages(struct cx_nodes *nodes, uint64_t id, uint64_t ino, uint
     pthread_mutex_unlock(&nodes->lock);
 }
 
-uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held)
+void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held)
 {
     struct node *node;
-    uint32_t opens = 0;
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, id);
-    if (node != NULL) {
+    if (node != NULL)
         node->is_held = is_held;
-        opens = node->opens;
-    }
     pthread_mutex_unlock(&nodes->lock);
-    return opens;
 }
 
 uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id)

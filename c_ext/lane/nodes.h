@@ -97,8 +97,10 @@ void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id);
 bool cx_nodes_has_pages(struct cx_nodes *nodes, uint64_t id, uint64_t version);
 void cx_nodes_note_pages(struct cx_nodes *nodes, uint64_t id, uint64_t ino, uint64_t version);
 
-/* Keeps a file from being opened by `cx_nodes_open`, or no longer. Returns how often it is. */
-uint32_t cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
+/* Keeps a file from being opened by `cx_nodes_open`, or no longer. */
+void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
+
+/* Returns how often a file is open. */
 uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
 
 /* Says what is known of a node, without its inode; false if nothing is. */

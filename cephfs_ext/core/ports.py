@@ -84,6 +84,13 @@ class Load(NamedTuple):
     """Items in its purge queue."""
 
 
+OPEN_IN_LANE = 1 << 63
+"""The bit of the number of what a lane has opened; what it passes on has the id in the rest."""
+
+ALL_LOOKUPS = 1 << 62
+"""So many lookups are taken back when a lane tells of the end of an inode."""
+
+
 class Adopted(NamedTuple):
     """What a lane knows of an inode that it has looked up by itself."""
 

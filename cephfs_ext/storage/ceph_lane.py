@@ -22,8 +22,18 @@ import trio
 from c_ext._lane import ffi, lib
 from cephfs_ext.core.errors import FSError, check
 from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST, OPEN_FILES
-from cephfs_ext.core.ports import Adopted, Found, Handle, LaneCost, Node
+from cephfs_ext.core.ports import (
+    ALL_LOOKUPS,
+    OPEN_IN_LANE,
+    Adopted,
+    Found,
+    Handle,
+    LaneCost,
+    Node,
+)
 from cephfs_ext.core.types import Ino, Reason
+
+assert (lib.CX_OPEN_HERE, lib.CX_ALL_LOOKUPS) == (OPEN_IN_LANE, ALL_LOOKUPS)
 
 _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),

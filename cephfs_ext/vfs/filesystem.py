@@ -33,7 +33,17 @@ from cephfs_ext.core.errors import (
 )
 from cephfs_ext.core.limits import NODES, NODES_TAKEN_BACK, OPEN_DIRECTORIES_PART, OPEN_FILES
 from cephfs_ext.core.permissions import without_privileges
-from cephfs_ext.core.ports import Created, Found, Handle, Lane, Listed, Meter, Node, Storage
+from cephfs_ext.core.ports import (
+    OPEN_IN_LANE,
+    Created,
+    Found,
+    Handle,
+    Lane,
+    Listed,
+    Meter,
+    Node,
+    Storage,
+)
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, Ino, StatFs
 from cephfs_ext.vfs.bulk import BulkDeletes
 from cephfs_ext.vfs.deletes import Deletes
@@ -66,10 +76,6 @@ RENAME_EXCHANGE = 2
 _TRASH_MODE = stat.S_IFDIR | stat.S_ISVTX | 0o777
 _WRITING = os.O_WRONLY | os.O_RDWR
 _NOTHING = Ino(0)
-
-OPEN_IN_LANE = 1 << 63
-"""The bit of the number of what a lane has opened; what comes here has the id in the rest."""
-
 _RENAME_ATTEMPTS = 10
 """How often a rename begins anew because another gateway put something else at its end."""
 

@@ -12,15 +12,12 @@ that was adopted ends by a message from the lane, which comes in the order of re
 
 from __future__ import annotations
 
-from cephfs_ext.core.ports import Found, Lane, Node, Storage
+from cephfs_ext.core.ports import ALL_LOOKUPS, Found, Lane, Node, Storage
 from cephfs_ext.core.types import Attr, Ino, Reason
 from cephfs_ext.vfs.nodes import Known, NodeId, NodeTable
 
 _SNAPSHOTS = 1 << 48
 """Where the numbers of inodes in snapshots begin."""
-
-_ALL = 1 << 62
-"""So many lookups are taken back when the lane tells of the end of an inode."""
 
 
 class LaneNodes(NodeTable):
@@ -80,7 +77,7 @@ class LaneNodes(NodeTable):
         known = self._known.get(node_id)
         if known is not None and known.node.ino >= _SNAPSHOTS:
             super().forget(node_id, lookups)
-        elif lookups >= _ALL:
+        elif lookups >= ALL_LOOKUPS:
             if known is not None and not self._lane.has(node_id):
                 self._drop(node_id, known)
         elif self._lane.forget(node_id, lookups) and known is not None:

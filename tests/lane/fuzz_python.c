@@ -252,7 +252,7 @@ void meddle(void)
     case 9:
         if (once_in(8))
             drop_files();
-        (void)cx_nodes_hold(nodes, at.parent, once_in(4));
+        cx_nodes_hold(nodes, at.parent, once_in(4));
         break;
     default:
         exchange_file();
