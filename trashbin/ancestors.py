@@ -173,7 +173,9 @@ class Ancestors:
         """Look up what has been seen so far; then the journal has it, if not yet on disk."""
         async with self._looking_up:
             for _ in range(len(self._waiting)):
-                await self._look_up(self._waiting.popleft())
+                with trio.CancelScope(shield=True):  # what has been taken out is in no other place
+                    await self._look_up(self._waiting.popleft())
+                await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _look_up(self, seen: _Seen) -> None:
         if not seen.token and not self._storage.finds_by_number:

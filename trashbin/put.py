@@ -23,6 +23,7 @@ import trio
 
 from cephfs_ext.core.clock import MonotonicNs
 from cephfs_ext.core.errors import (
+    ExchangedError,
     ExistsError,
     FSError,
     FullError,
@@ -101,7 +102,8 @@ class Put:
 
         Raises:
             NotFoundError: the name is gone; nothing has changed.
-            ExchangedError: another inode than `at` says has it; nothing has changed.
+            ExchangedError: another inode than `at` says has it; nothing has changed, or, if it was
+                given back and its place was taken once more, it is in the trash.
             FullError: the trash has no room, not even without quota; nothing has changed.
         """
         entry = await self._move(domain, at, who)
@@ -271,10 +273,35 @@ class Put:
 
         async def rename(above: Node, leaf: bytes) -> None:
             names = (at.parent, at.name, above, leaf)
-            await self._storage.rename(*names, GATEWAY, 0, None, at.ino)
+            if not await self._storage.rename(*names, GATEWAY, 0, None, at.ino):
+                with trio.CancelScope(shield=True), contextlib.suppress(NotFoundError):
+                    await self._give_back(domain, at, entry, who)
+                raise ExchangedError()
 
         await self._into(domain, at, entry, rename)
         return entry
+
+    async def _give_back(self, domain: Domain, at: Place, entry: EntryName, who: Deleter) -> None:
+        """Undo the move of what somebody else has put in the victim's place meanwhile.
+
+        If that place is taken again, or can't be had, it stays in the trash and is recorded there.
+        """
+        shard = self._shard(domain, at, entry)
+        async with lying_in(domain, shard, entry.hour, entry.path) as (above, leaf):
+            found = await self._storage.lookup(above, leaf)
+            try:
+                if found.attr.is_dir:
+                    is_back = await self._take_back(domain, at, entry)
+                else:
+                    await self._storage.link(found.node, at.parent, at.name, GATEWAY)
+                    is_back = await self._unlink_unless_replaced(domain, at, entry, found.attr)
+            except FSError as exc:
+                _log.warning("%s, which somebody else has made, is in the trash: %s", entry.id, exc)
+                is_back = False
+            finally:
+                self._storage.forget(found.node)
+        if not is_back:
+            self._done(domain, entry, at, found.attr, who, "replaced")
 
     async def _into(self, domain: Domain, at: Place, entry: EntryName, step: _Step) -> None:
         """Carry out `step` in the directory that an entry belongs into, made if it is missing."""

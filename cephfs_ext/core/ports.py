@@ -372,17 +372,22 @@ class Storage(Protocol):
         flags: int = 0,
         expected: Ino | None = None,
         moved: Ino | None = None,
-    ) -> None:
+    ) -> bool:
         """Rename, replacing what has the new name, as rename(2).
 
         Args:
             flags: renameat2(2) flags; EINVAL for those the storage can't honour atomically.
             expected: inode that the new name is believed to have, 0 for none. A storage that
                 several gateways share looks once more, in the last moment.
-            moved: inode that the old name is believed to have; looked at in the last moment.
+            moved: inode that the old name is believed to have; looked at in the last moment, and
+                again at the new name, since somebody else may still have been faster.
+
+        Returns:
+            False if it has moved another inode than `moved`.
 
         Raises:
-            ExchangedError: another inode has one of the names than was expected.
+            ExchangedError: another inode has one of the names than was expected; nothing has
+                changed.
         """
         ...
 

@@ -545,7 +545,7 @@ class CephStorage:
         flags: int = 0,
         expected: Ino | None = None,
         moved: Ino | None = None,
-    ) -> None:
+    ) -> bool:
         """Rename; CephFS has no flags."""
         check_name(name)
         check_name(new_name)
@@ -555,11 +555,11 @@ class CephStorage:
         perms, how_far = self._identities.of(cred), ffi.new("int *")
         there = ffi.NULL if expected is None else ffi.new("uint64_t *", expected)
 
-        def rename() -> None:
+        def rename() -> bool:
             if cred.uid != 0 and parent.ino != new_parent.ino:
                 self._check_movable(parent, name, cred)
-            if moved is not None:
-                self._check_ino(parent, name, moved)
+            if moved is not None and self._ino_at(parent, name) != moved:
+                raise ExchangedError()
             names = (above, name, below, new_name)
             with self._stuck.taking_away(parent.ino, name):
                 rc = lib.cx_rename(self._mount, *names, perms, there, how_far)
@@ -568,11 +568,12 @@ class CephStorage:
             if rc == -errno.ENOENT and how_far[0] == lib.CX_BEGUN:
                 self._stuck.free(below, new_parent.ino, new_name)
             check(rc)
+            return moved is None or self._has_moved(new_parent, new_name, moved)
 
         async with self._names.held((parent.ino, name), (new_parent.ino, new_name)):
             try:
                 with self._stuck.watched(parent.ino, name):
-                    await self._call_on(new_parent, new_name, rename)
+                    return await self._call_on(new_parent, new_name, rename)
             finally:
                 if parent.ino != new_parent.ino:
                     self._left.add(parent.ino)
@@ -585,11 +586,17 @@ class CephStorage:
         check(lib.ceph_ll_lookup(self._mount, *arguments))
         return CephNode(out[0], _ino(stx)), stx
 
-    def _check_ino(self, parent: Node, name: bytes, ino: Ino) -> None:
+    def _ino_at(self, parent: Node, name: bytes) -> Ino:
         node, _ = self._identify(parent, name)
         self.forget(node)
-        if node.ino != ino:
-            raise ExchangedError()
+        return node.ino
+
+    def _has_moved(self, parent: Node, name: bytes, ino: Ino) -> bool:
+        """Tell whether it was this inode that a rename has put here; it may be gone again."""
+        try:
+            return self._ino_at(parent, name) == ino
+        except FSError:
+            return True
 
     def _check_movable(self, parent: Node, name: bytes, cred: Credentials) -> None:
         """Check what libcephfs doesn't: a directory that gets another `..` is written to."""

@@ -280,18 +280,19 @@ class PosixStorage:
         flags: int = 0,
         expected: Ino | None = None,
         moved: Ino | None = None,
-    ) -> None:
+    ) -> bool:
         """Rename; nobody else is expected to use the directory."""
         check_name(name)
         check_name(new_name)
         above, below = _node(parent).fd, _node(new_parent).fd
 
-        def rename() -> None:
+        def rename() -> bool:
             if moved is not None and os.lstat(name, dir_fd=above).st_ino != moved:
                 raise ExchangedError()
             calls.rename(above, name, below, new_name, flags)
+            return moved is None or calls.has_ino(below, new_name, moved)
 
-        await self._as(cred, rename)
+        return await self._as(cred, rename)
 
     # inodes
 

@@ -153,6 +153,14 @@ def rename(parent: int, name: bytes, new_parent: int, new_name: bytes, flags: in
     check(lib.cx_renameat2(parent, name, new_parent, new_name, flags))
 
 
+def has_ino(parent: int, name: bytes, ino: Ino) -> bool:
+    """Tell whether a name that was just given to an inode is still its; it may be gone again."""
+    try:
+        return os.lstat(name, dir_fd=parent).st_ino == ino
+    except FileNotFoundError:
+        return True
+
+
 def link(fd: int, parent: int, name: bytes) -> None:
     """Give the inode behind a descriptor another name."""
     check(lib.cx_linkat(fd, parent, name))

@@ -16,7 +16,7 @@ import trio
 from c_ext._libcephfs import lib
 from cephfs_ext.core.errors import NotFoundError
 from cephfs_ext.core.ports import Node
-from cephfs_ext.core.types import GATEWAY
+from cephfs_ext.core.types import GATEWAY, Ino
 from cephfs_ext.storage import ceph, ceph_stuck
 from cephfs_ext.storage.ceph import CephStorage
 from tests.ceph.sessions import sessions
@@ -57,6 +57,34 @@ def test_a_rename_of_what_is_gone_leaves_no_name_stuck(cluster: CephCluster) -> 
             with pytest.raises(NotFoundError):
                 await storage.rename(storage.root, b"old", storage.root, NEW, GATEWAY)
             assert await _look_soon(storage, storage.root, NEW) is None
+
+    trio.run(run)
+
+
+def test_a_rename_tells_that_another_client_was_faster(
+    cluster: CephCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has moved is what that client has just put there."""
+
+    async def run() -> None:
+        async with sessions(cluster, 2) as (storage, other):
+            for one, name in ((storage, b"old"), (other, b"theirs")):
+                one.forget((await one.mknod(one.root, name, 0o100644, 0, GATEWAY)).node)
+            look = storage._ino_at
+
+            def look_too_early(parent: Node, name: bytes) -> Ino:
+                monkeypatch.setattr(storage, "_ino_at", look)
+                ino = look(parent, name)
+                names = (other.root, b"theirs", other.root, b"old")
+                trio.from_thread.run(other.rename, *names, GATEWAY)
+                return ino
+
+            monkeypatch.setattr(storage, "_ino_at", look_too_early)
+            moved = look(storage.root, b"old")
+            assert not await storage.rename(
+                storage.root, b"old", storage.root, NEW, GATEWAY, moved=moved
+            )
+            assert await _look_soon(other, other.root, b"old") is None
 
     trio.run(run)
 

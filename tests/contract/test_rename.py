@@ -242,6 +242,16 @@ async def test_something_else_than_was_expected_is_not_replaced(tree: Tree) -> N
     assert await tree.data((await tree.look(b"g")).node) == b"new"
 
 
+async def test_only_the_inode_that_is_meant_is_moved(tree: Tree) -> None:
+    meant, other = await tree.file(b"f", b"meant"), await tree.file(b"g", b"other")
+    arguments = (tree.top, b"f", tree.top, b"h", GATEWAY)
+    with pytest.raises(ExchangedError):
+        await tree.storage.rename(*arguments, moved=other.ino)
+    assert await tree.names() == [b"f", b"g"]
+    assert await tree.storage.rename(*arguments, moved=meant.ino)
+    assert await tree.names() == [b"g", b"h"]
+
+
 async def test_nothing_was_expected_and_nothing_is_there(tree: Tree) -> None:
     node = await tree.file(b"f")
     await tree.storage.rename(tree.top, b"f", tree.top, b"g", GATEWAY, expected=Ino(0))

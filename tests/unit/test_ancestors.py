@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from cephfs_ext.core.ports import Found
 from tests.property.gateways import Parts, PosixGround, delete, make_dirs, make_files, parts
 from trashbin import ancestors
 from trashbin.layout import EntryName
@@ -53,6 +55,36 @@ def test_what_is_beyond_the_limit_is_counted(
             await gateway.ancestors.drain()
             await delete(gateway, b"e/b")
             assert [seen.path for seen in gateway.ancestors._waiting] == [b"e"]
+
+    trio.run(main)
+
+
+def test_none_is_lost_when_the_loop_ends(
+    ground: PosixGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that stops cancels it in the middle of a lookup, and drains afterwards."""
+
+    async def main() -> None:
+        async with parts(ground, "000a") as gateway:
+            await make_dirs(gateway.storage, b"d", b"d/e")
+            await make_files(gateway.storage, b"d/e/a")
+            await delete(gateway, b"d/e/a")
+            looking, find = trio.Event(), gateway.storage.find
+
+            async def slow(*arguments: Any) -> Found:
+                looking.set()
+                await trio.sleep(0.01)
+                return await find(*arguments)
+
+            monkeypatch.setattr(gateway.storage, "find", slow)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(gateway.ancestors.once)
+                await looking.wait()
+                nursery.cancel_scope.cancel()
+            await gateway.ancestors.drain()
+            lines = gateway.journal.unwritten(gateway.storage.root.ino)
+            seen = [one.path for one in lines if isinstance(one, ancestors.Ancestor)]
+            assert seen == [b"d/e", b"d"]
 
     trio.run(main)
 

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from cephfs_ext.core.clock import MonotonicNs
-from cephfs_ext.core.errors import NotEmptyError, NotFoundError
+from cephfs_ext.core.errors import ExchangedError, NotEmptyError, NotFoundError
 from cephfs_ext.core.types import GATEWAY
+from cephfs_ext.storage import posix_calls
 from cephfs_ext.storage.posix import PosixStorage
 from trashbin.domain import Domain
 from trashbin.domains import Domains
@@ -31,8 +32,11 @@ class _Nothing:
 class Scene:
     """A directory with a trash, and one put with a moment in which somebody else acts."""
 
-    def __init__(self, top: Path, storage: PosixStorage, domain: Domain) -> None:
+    def __init__(
+        self, top: Path, storage: PosixStorage, domain: Domain, patch: pytest.MonkeyPatch
+    ) -> None:
         self.top = top
+        self.patch = patch
         self.storage = storage
         self.domain = domain
         nothing: Any = _Nothing()
@@ -50,9 +54,23 @@ class Scene:
 
         setattr(self.storage, call, acted)
 
-    async def delete(self, name: bytes, *, how: str = "linked_file") -> None:
+    def between_look_and(self, call: str, name: bytes, act: Callable[[], object]) -> None:
+        """Have `act` happen while the storage carries out a call, after its last look at a name."""
+        original = getattr(posix_calls, call)
+
+        def acted(parent: int, leaf: bytes, *rest: Any) -> Any:
+            if leaf == name:
+                self.patch.setattr(posix_calls, call, original)
+                act()
+            return original(parent, leaf, *rest)
+
+        self.patch.setattr(posix_calls, call, acted)
+
+    async def delete(self, name: bytes, *, how: str = "linked_file", checked: bool = False) -> None:
+        """Delete a name; `checked`: only if it is still that of the same inode."""
         victim = await self.storage.lookup(self.storage.root, name)
-        place = Place(self.storage.root, name, name)
+        ino = victim.attr.ino if checked else None
+        place = Place(self.storage.root, name, name, ino=ino)
         await getattr(self.put, how)(self.domain, place, victim, _WHO)
 
     def contents(self) -> list[str]:
@@ -63,12 +81,14 @@ class Scene:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
+def play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Scene], Awaitable[None]]], None]:
     def played(script: Callable[[Scene], Awaitable[None]]) -> None:
         async def main() -> None:
             storage = await PosixStorage.connect(str(tmp_path))
             domains = Domains(storage, owner_uid=os.geteuid(), shards_per_rank=2)
-            await script(Scene(tmp_path, storage, await domains.root()))
+            await script(Scene(tmp_path, storage, await domains.root(), monkeypatch))
             domains.close()
             await storage.close()
 
@@ -170,6 +190,67 @@ def test_directory_whose_name_is_taken_meanwhile_stays_in_the_trash(
     play(script)
 
 
+@pytest.mark.parametrize("kind", ["file", "tree"])
+def test_what_takes_the_place_of_a_victim_is_given_back(
+    play: Play, tmp_path: Path, kind: str
+) -> None:
+    """[pending-7]: of a file or directory that was deleted some time ago, in the last moment."""
+    name = tmp_path / "name"
+
+    def make(what: str) -> None:
+        path = tmp_path / "theirs"
+        if kind == "tree":
+            path.mkdir()
+            path = path / "inside"
+        path.write_text(what)
+
+    def exchange() -> None:
+        name.rename(tmp_path / "old")
+        (tmp_path / "theirs").rename(name)
+
+    async def script(scene: Scene) -> None:
+        make("new")
+        name.mkdir() if kind == "tree" else name.write_text("old")
+        scene.between_look_and("rename", b"name", exchange)
+        with pytest.raises(ExchangedError):
+            await scene.delete(b"name", how="directory" if kind == "tree" else "file", checked=True)
+        found = name / "inside" if kind == "tree" else name
+        assert found.read_text() == "new"
+        assert found.stat().st_nlink == 1
+        assert not list((tmp_path / ".trashbin").rglob("*.name"))
+
+    play(script)
+
+
+def test_what_is_given_back_and_finds_its_place_taken_stays_in_the_trash(
+    play: Play, tmp_path: Path
+) -> None:
+    """[pending-7]."""
+    name = tmp_path / "name"
+
+    def exchange() -> None:
+        name.unlink()
+        name.write_text("new")
+
+    async def script(scene: Scene) -> None:
+        name.write_text("old")
+        scene.between_look_and("rename", b"name", exchange)
+        link = scene.storage.link
+
+        async def late(*arguments: Any) -> Any:
+            name.write_text("newer")
+            return await link(*arguments)
+
+        scene.storage.link = late  # type: ignore[method-assign]
+        with pytest.raises(ExchangedError):
+            await scene.delete(b"name", how="file", checked=True)
+        assert name.read_text() == "newer"
+        (kept,) = (tmp_path / ".trashbin").rglob("*.name")
+        assert kept.read_text() == "new"
+
+    play(script)
+
+
 def test_directory_that_one_delete_uses_is_not_closed_by_another(
     play: Play, tmp_path: Path
 ) -> None:
@@ -182,13 +263,13 @@ def test_directory_that_one_delete_uses_is_not_closed_by_another(
         opened = []
         begun = scene.storage.rename
 
-        async def rename(parent: Any, leaf: bytes, *rest: Any) -> None:
+        async def rename(parent: Any, leaf: bytes, *rest: Any) -> bool:
             if leaf == b"one":
                 scene.before("rename", b"two", (tmp_path / "two").unlink)
                 with pytest.raises(NotFoundError):
                     await scene.delete(b"two", how="file")
                 opened.append(os.open(tmp_path / "elsewhere", os.O_PATH))
-            await begun(parent, leaf, *rest)
+            return await begun(parent, leaf, *rest)
 
         scene.storage.rename = rename  # type: ignore[assignment,method-assign]
         await scene.delete(b"one", how="file")

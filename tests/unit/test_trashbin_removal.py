@@ -238,11 +238,11 @@ class TestExpiry:
             storage: Any = gateway.storage
             original, failed = storage.rename, []
 
-            async def rename(parent: Any, name: bytes, *rest: Any) -> None:
+            async def rename(parent: Any, name: bytes, *rest: Any) -> bool:
                 if not failed:
                     failed.append(name)
                     raise FSError()
-                await original(parent, name, *rest)
+                return bool(await original(parent, name, *rest))
 
             storage.rename = rename
             await gateway.expiry.once()
@@ -265,9 +265,9 @@ class TestExpiry:
             storage: Any = gateway.storage
             original, renamed = storage.rename, []
 
-            async def rename(parent: Any, name: bytes, *rest: Any) -> None:
+            async def rename(parent: Any, name: bytes, *rest: Any) -> bool:
                 renamed.append(name)
-                await original(parent, name, *rest)
+                return bool(await original(parent, name, *rest))
 
             hours = list((top / ".trashbin").glob("r0.*/20*"))
             storage.rename = rename
