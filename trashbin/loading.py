@@ -123,9 +123,13 @@ async def _read_names(
             damaged.add(Damaged(above + b"/" + hour, "no directory"))
             return
         try:
-            async with listing(storage, found.node) as entries:
-                async for entry, _ in entries:
-                    is_known = rows.add(number, entry.name, entry.ino, entry.kind)
+            async with listing(storage, found.node, plus=storage.lists_attributes) as entries:
+                async for entry, there in entries:
+                    attr = None
+                    if there is not None:
+                        storage.forget(there.node)
+                        attr = there.attr
+                    is_known = rows.add(number, entry.name, entry.ino, entry.kind, attr)
                     if not is_known and not _is_ours(above, entry.name):
                         path = b"/".join((above, hour, entry.name))
                         damaged.add(Damaged(path, _why(above)))
@@ -178,8 +182,12 @@ async def _look_at_some(domain: Domain, hour: Hour, caller: Caller, damaged: set
     for row in range(len(rows)):
         if row % BREATH == 0:
             await trio.lowlevel.checkpoint()
-        if not rows.is_left_out(row) and _has_to_be_looked_at(rows, row, caller, since_ns):
-            some.append(row)
+        if not rows.is_left_out(row):
+            belongs = _belongs(rows, row, caller)
+            if belongs is False:
+                rows.leave_out(row)
+            elif not belongs or rows.is_unclear(row) or _may_be_unsettled(rows, row, since_ns):
+                some.append(row)
         if len(some) == _LOOKED_AT or (some and row == len(rows) - 1):
             unreadable: list[Damaged] = []
             items = await look_at(domain, rows, some, unreadable)
@@ -193,9 +201,12 @@ async def _look_at_some(domain: Domain, hour: Hour, caller: Caller, damaged: set
     return is_stale
 
 
-def _has_to_be_looked_at(rows: Rows, row: int, caller: Caller, since_ns: int) -> bool:
-    is_mine = caller.everything or rows.uid(row) == caller.cred.uid
-    return not is_mine or rows.is_unclear(row) or _may_be_unsettled(rows, row, since_ns)
+def _belongs(rows: Rows, row: int, caller: Caller) -> bool | None:
+    """Tell whether somebody may see an entry; None if it has to be looked at to know."""
+    if caller.everything or rows.uid(row) == caller.cred.uid:
+        return True
+    item = rows.item(row)
+    return None if item is None else item.belongs_to(caller.cred)
 
 
 def _may_be_unsettled(rows: Rows, row: int, since_ns: int) -> bool:

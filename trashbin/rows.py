@@ -1,8 +1,9 @@
-"""One hour of a trash as arrays: some 70 bytes an entry beside its name, oldest first.
+"""One hour of a trash as arrays: some 90 bytes an entry beside its name, oldest first.
 
 For what looks at everything that was deleted, where an object for each would not fit into memory.
 A row says what the name of an entry says, and who deleted it as the journal has it; the record
-itself, and what the inode is like, are read again for what is shown.
+itself is read again for what is shown. So is what the inode is like, unless the listing of the
+hour said it.
 
 Concurrency: built by one task (`add`, then `sort`); what takes long gives others their turn.
 """
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import trio
 
-from cephfs_ext.core.types import Ino
+from cephfs_ext.core.types import Attr, Ino
 from trashbin import layout
 from trashbin.catalog import Item, NameOfHour
 from trashbin.layout import EntryName
@@ -32,6 +33,15 @@ BREATH = 4_096
 
 _HASHES_EACH = 16
 """Bits that a name has in what finds names that come twice."""
+
+_COLUMNS = (
+    "_times", "_runs", "_uids", "_parents", "_inos", "_aboves", "_flags", "_starts", "_lengths",
+    "_modes", "_links", "_owners", "_sizes",
+)  # fmt: skip
+"""What a listing of the hour fills, and what is sorted."""
+
+_MANY_LINKS = 0xFFFF
+"""Names of an inode that aren't told from more."""
 
 _NONE = 0xFFFF_FFFF
 NOWHERE = 0xFFFF
@@ -59,6 +69,8 @@ class Rows:
         self._times, self._runs, self._uids = array("Q"), array("H"), array("I")
         self._parents, self._inos = array("Q"), array("Q")
         self._aboves, self._flags = array("H"), array("B")
+        self._modes, self._links = array("H"), array("H")
+        self._owners, self._sizes = array("I"), array("Q")
         self._starts, self._lengths, self._names = array("Q"), array("B"), bytearray()
         self._pids, self._journals, self._offsets = array("I"), array("H"), array("I")
         self._dirs = array("I")
@@ -72,12 +84,13 @@ class Rows:
 
     # building
 
-    def add(self, above: int, raw: bytes, ino: Ino, kind: int) -> bool:
+    def add(self, above: int, raw: bytes, ino: Ino, kind: int, attr: Attr | None = None) -> bool:
         """Take a name that was found in the hour; False for what is none of an entry.
 
         Args:
             above: which of the directories that hold the hour.
             kind: file type bits; 0 where the listing didn't say.
+            attr: attributes, where the listing said them.
         """
         is_tomb = layout.is_tombs(self.aboves[above])
         if is_tomb:
@@ -99,7 +112,15 @@ class Rows:
         self._starts.append(len(self._names))
         self._lengths.append(len(entry.name))
         self._names += entry.name
+        self._keep(attr if is_clear else None)
         return True
+
+    def _keep(self, attr: Attr | None) -> None:
+        """Take attributes; a mode of 0 stands for none."""
+        self._modes.append(0 if attr is None else attr.mode)
+        self._links.append(0 if attr is None else min(attr.nlink, _MANY_LINKS))
+        self._owners.append(0 if attr is None else attr.uid)
+        self._sizes.append(0 if attr is None or attr.is_dir else attr.size)
 
     async def sort(self) -> None:
         """Put them into their order."""
@@ -107,10 +128,8 @@ class Rows:
         for bucket in await self._buckets():
             order.extend(sorted(bucket, key=self._age))
             await trio.lowlevel.checkpoint()
-        for name in ("_times", "_runs", "_uids", "_parents", "_inos", "_aboves", "_flags"):
+        for name in _COLUMNS:
             setattr(self, name, await _permuted(getattr(self, name), order))
-        self._starts = await _permuted(self._starts, order)
-        self._lengths = await _permuted(self._lengths, order)
         count = len(self)
         self._pids = array("I", bytes(4 * count))
         self._journals = array("H", [NOWHERE]) * count
@@ -271,6 +290,14 @@ class Rows:
         if not entry.name:  # a long one
             return NameOfHour(entry.prefix, is_dir=True)
         return NameOfHour(entry.path[0], self.is_dir(row) or len(entry.path) > 1)
+
+    def item(self, row: int) -> Item | None:
+        """Return an entry as the listing of the hour had it; None if it has to be looked at."""
+        mode = self._modes[row]
+        if not mode:
+            return None
+        owner, size, nlink = self._owners[row], self._sizes[row], self._links[row]
+        return Item(self.entry(row), self.ino(row), mode, owner, size, nlink, self.above(row))
 
     def ino(self, row: int) -> Ino:
         """Return its inode."""

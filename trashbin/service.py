@@ -52,8 +52,8 @@ from trashbin.stream import (
     Stream,
     Wanted,
     held_entries,
-    look_at_parts,
     places_of,
+    seen_parts,
     totals_of,
     tree_of,
 )
@@ -263,7 +263,7 @@ class TrashService:
             tops[sighting.domain].append(sighting.bundle.top)
         items: dict[Part, Item] = {}
         for domain, parts in tops.items():
-            items |= await look_at_parts(domain, parts)
+            items |= await seen_parts(domain, parts)
         there = [one for one in sightings if one.bundle.top in items]
         return [await self._shown(one, items[one.bundle.top]) for one in there]
 

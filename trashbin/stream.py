@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from cephfs_ext.core.types import Ino
@@ -28,6 +28,8 @@ from trashbin.rows import NOWHERE, Rows
 from trashbin.settle import settling
 from trashbin.totals import Totals, in_directory
 from trashbin.trees import Tree
+
+_Items = dict[Part, Item]
 
 _BATCH = 256
 """Trees that are read up together."""
@@ -284,6 +286,13 @@ class _Reader:
         return known
 
 
+async def seen_parts(domain: Domain, parts: Iterable[Part]) -> dict[Part, Item]:
+    """Return entries as the listing of their hour had them, and look at the others."""
+    seen = {part: part.rows.item(part.row) for part in parts}
+    result = {part: item for part, item in seen.items() if item is not None}
+    return result | await look_at_parts(domain, seen.keys() - result.keys())
+
+
 async def look_at_parts(domain: Domain, parts: Iterable[Part]) -> dict[Part, Item]:
     """Read entries; one that isn't there any more is left out."""
     wanted: dict[bytes, dict[int, Part]] = defaultdict(dict)
@@ -298,12 +307,14 @@ async def look_at_parts(domain: Domain, parts: Iterable[Part]) -> dict[Part, Ite
     return result
 
 
-async def _each_looked_at(domain: Domain, bundle: Bundle) -> AsyncGenerator[tuple[int, Item]]:
-    """Yield the parts of a tree that are still there, by their numbers."""
+async def _each_item(
+    domain: Domain, bundle: Bundle, look: Callable[[Domain, Iterable[Part]], Awaitable[_Items]]
+) -> AsyncGenerator[tuple[int, Item]]:
+    """Yield the parts of a tree that are still there, as `look` has them, by their numbers."""
     for begin in range(0, len(bundle), _LOOKED_AT):
         numbers = range(begin, min(begin + _LOOKED_AT, len(bundle)))
         parts = {bundle.part(number): number for number in numbers}
-        items = await look_at_parts(domain, parts)
+        items = await look(domain, parts)
         for part, number in parts.items():
             if part in items:
                 yield number, items[part]
@@ -312,7 +323,7 @@ async def _each_looked_at(domain: Domain, bundle: Bundle) -> AsyncGenerator[tupl
 async def tree_of(sighting: Sighting) -> Tree | None:
     """Return a tree with all that is in it; None if its top is gone."""
     trees: dict[int, Tree] = {}
-    async for number, item in _each_looked_at(sighting.domain, sighting.bundle):
+    async for number, item in _each_item(sighting.domain, sighting.bundle, look_at_parts):
         above = sighting.bundle.part(number).above
         if number and above not in trees:
             continue
@@ -332,7 +343,7 @@ async def totals_of(sighting: Sighting, top: Item) -> Totals:
         return await in_directory(sighting.domain, top)
     entries, size, several = 0, 0, {}
     stood_for = {rows.ino(row) for rows, row, _ in bundle.parts() if rows.is_tomb(row)}
-    async for _, item in _each_looked_at(sighting.domain, bundle):
+    async for _, item in _each_item(sighting.domain, bundle, seen_parts):
         entries += 1
         if item.is_dir:
             continue

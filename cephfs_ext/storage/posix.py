@@ -82,6 +82,7 @@ class PosixStorage:
     kind = "posix"
     flushes = True
     ranks = 1
+    lists_attributes = False
     finds_by_number = False
     weighs = False
 

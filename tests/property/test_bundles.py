@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cephfs_ext.core.types import Ino
+from cephfs_ext.core.types import Attr, Ino
 from tests.property.profiles import pure
+from trashbin import layout
 from trashbin.bundles import Bundle, Window
 from trashbin.catalog import Item, without_stand_ins
 from trashbin.journal import Record
@@ -120,6 +122,36 @@ def _outline(bundle: Bundle) -> list[tuple[str, tuple[bytes, ...]]]:
 
 def _outline_of(tree: Tree) -> list[tuple[str, tuple[bytes, ...]]]:
     return sorted((part.top.entry.id, path) for part, path in tree.walk())
+
+
+@pure
+@given(st.integers())
+def test_what_a_listing_said_of_an_inode_is_kept(seed: int) -> None:
+    """[trash-17]: a look at each of very many would take hours."""
+    chance = random.Random(seed)
+    items = [_with_attributes(chance, item) for item in random_items(chance)]
+    hour_ns = _START_NS + 3_600 * _S
+    items = [item for item in items if item.tomb is None and item.entry.deleted_ns < hour_ns]
+    rows, said = Rows(layout.hour_name(_START_NS), _ABOVES), dict[str, Item]()
+    for item in items:
+        attr = Attr(item.ino, item.mode, item.nlink, item.owner_uid, 0, 0, 999, 0, 0, 0, 0, 0)
+        if not item.is_dir:
+            attr = dataclasses.replace(attr, size=item.size)
+        is_said = chance.random() < 0.8
+        above, kind = _ABOVES.index(item.above), item.mode & 0o170000
+        assert rows.add(above, item.leaf, item.ino, kind, attr if is_said else None)
+        if is_said:
+            said[item.entry.id] = item
+    trio.run(rows.sort)
+    assert len(rows) == len(items)
+    for row in range(len(rows)):
+        assert rows.item(row) == said.get(rows.entry(row).id)
+
+
+def _with_attributes(chance: random.Random, item: Item) -> Item:
+    size = 0 if item.is_dir else chance.choice((0, 1, 2**40))
+    owner, nlink = chance.choice((0, 7, 2**32 - 2)), chance.choice((1, 2, 65_535))
+    return dataclasses.replace(item, size=size, owner_uid=owner, nlink=nlink)
 
 
 @pure
