@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cffi import FFI
 
-_SOURCES = ("nodes", "hidden", "files", "lane", "answer")
+_SOURCES = ("nodes", "names", "files", "credentials", "lane", "answer", "listing", "data", "change")
 
 ffibuilder = FFI()
 
@@ -21,7 +21,7 @@ ffibuilder.cdef(
 
     struct cx_nodes;
     struct cx_files;
-    struct cx_hidden;
+    struct cx_names;
     struct cx_lane;
     struct Fh;
 
@@ -32,6 +32,7 @@ ffibuilder.cdef(
         uint64_t lookups;
         uint64_t changes;
         uint32_t nlink;
+        uint32_t touches;
         uint32_t reasons;
         bool is_dir;
         uint8_t name_length;
@@ -39,6 +40,13 @@ ffibuilder.cdef(
     };
     struct cx_name { uint64_t parent; const char *name; size_t length; };
     struct cx_file { struct Fh *raw; bool appends; };
+    struct cx_opened {
+        uint64_t id;
+        struct cx_inode *inode;
+        struct Fh *raw;
+        uint32_t flags;
+        bool is_current;
+    };
     struct cx_settings {
         double entry_timeout_s;
         double attr_timeout_s;
@@ -56,6 +64,7 @@ ffibuilder.cdef(
                                    struct cx_name at, bool is_dir, uint32_t nlink);
     bool cx_nodes_count_again(struct cx_nodes *nodes, uint64_t id);
     enum cx_forgotten cx_nodes_forget(struct cx_nodes *nodes, uint64_t id, uint64_t lookups);
+    bool cx_nodes_look(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
     bool cx_nodes_adopt(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
     void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
     uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
@@ -68,12 +77,13 @@ ffibuilder.cdef(
     size_t cx_nodes_count(struct cx_nodes *nodes);
     size_t cx_nodes_oldest(struct cx_nodes *nodes, struct cx_known *known, size_t count);
 
-    bool cx_hidden_add(struct cx_hidden *hidden, struct cx_name at);
-    void cx_hidden_remove(struct cx_hidden *hidden, struct cx_name at);
+    bool cx_names_add(struct cx_names *names, struct cx_name at);
+    bool cx_names_take(struct cx_names *names, struct cx_name at);
+    void cx_names_remove(struct cx_names *names, struct cx_name at);
 
     bool cx_files_set(struct cx_files *files, uint64_t number, struct cx_file file);
     void cx_files_drop(struct cx_files *files, uint64_t number);
-    void cx_files_drop_all(struct cx_files *files);
+    bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened);
     bool cx_files_is_idle(struct cx_files *files, uint64_t number);
 
     struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings);
@@ -82,13 +92,16 @@ ffibuilder.cdef(
     void cx_lane_free(struct cx_lane *lane);
     struct cx_nodes *cx_lane_nodes(struct cx_lane *lane);
     struct cx_files *cx_lane_files(struct cx_lane *lane);
-    struct cx_hidden *cx_lane_hidden(struct cx_lane *lane);
+    struct cx_names *cx_lane_hidden(struct cx_lane *lane);
+    struct cx_names *cx_lane_busy(struct cx_lane *lane);
     void cx_lane_pause(struct cx_lane *lane, bool is_paused);
+    void cx_lane_pass_changes(struct cx_lane *lane, bool passes);
     void cx_lane_pass_opendir(struct cx_lane *lane);
     int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at);
     int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
     void cx_lane_costs(struct cx_lane *lane, struct cx_cost *costs, uint64_t *bytes);
     size_t cx_lane_open(struct cx_lane *lane);
+    bool cx_lane_take_file(struct cx_lane *lane, uint64_t fh, struct cx_opened *opened);
     bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);
     int cx_lane_error(struct cx_lane *lane);
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -29,12 +30,19 @@ def cluster() -> Iterator[CephCluster]:
         cluster.down()
 
 
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """Return a short directory of its own: sockets are in it."""
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """Lend a directory with a short path, since sockets are in it, that all users can reach."""
     with tempfile.TemporaryDirectory(prefix="cx-", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Return a short directory of its own."""
+    with short_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(autouse=True)

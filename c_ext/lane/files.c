@@ -1,5 +1,6 @@
 #include "files.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -10,12 +11,16 @@
 struct entry {
     struct entry *next;
     uint64_t number;
-    struct cx_file file; /* raw is NULL if nothing is behind the number */
+    struct cx_file file; /* raw is NULL if Python has to be asked */
     unsigned calls;
+    bool is_ours; /* opened by the lane, and not taken over */
+    struct cx_opened opened;
 };
 
 struct cx_files {
     pthread_mutex_t lock;
+    uint64_t generation;
+    uint64_t count; /* of what the lane has opened */
     struct entry *buckets[BUCKETS];
 };
 
@@ -33,7 +38,7 @@ static void tidy(struct entry **place)
 {
     struct entry *entry = *place;
 
-    if (entry->file.raw == NULL && entry->calls == 0) {
+    if (entry->file.raw == NULL && entry->calls == 0 && !entry->is_ours) {
         *place = entry->next;
         free(entry);
     }
@@ -101,7 +106,109 @@ void cx_files_drop_all(struct cx_files *files)
     for (size_t i = 0; i < BUCKETS; i++)
         for (struct entry *entry = files->buckets[i]; entry != NULL; entry = entry->next)
             entry->file.raw = NULL;
+    files->generation++;
     pthread_mutex_unlock(&files->lock);
+}
+
+uint64_t cx_files_generation(struct cx_files *files)
+{
+    uint64_t generation;
+
+    pthread_mutex_lock(&files->lock);
+    generation = files->generation;
+    pthread_mutex_unlock(&files->lock);
+    return generation;
+}
+
+uint64_t cx_files_open(struct cx_files *files, struct cx_opened opened, uint64_t generation)
+{
+    struct entry *entry = calloc(1, sizeof(*entry)), **head;
+    uint64_t number = 0;
+
+    if (entry == NULL)
+        return 0;
+    pthread_mutex_lock(&files->lock);
+    number = ++files->count << 1 | CX_OPEN_HERE;
+    *entry = (struct entry){.number = number, .is_ours = true, .opened = opened};
+    if (generation == files->generation)
+        entry->file = (struct cx_file){opened.raw, (opened.flags & O_APPEND) != 0};
+    head = &files->buckets[cx_hash_number(number) % BUCKETS];
+    entry->next = *head;
+    *head = entry;
+    pthread_mutex_unlock(&files->lock);
+    return number;
+}
+
+/* Says how something of the lane's was opened. */
+static bool describe(const struct entry *entry, struct cx_opened *opened)
+{
+    if (entry == NULL || !entry->is_ours)
+        return false;
+    *opened = entry->opened;
+    opened->is_current = entry->file.raw != NULL;
+    return true;
+}
+
+bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened)
+{
+    bool is_ours;
+
+    pthread_mutex_lock(&files->lock);
+    is_ours = describe(*find(files, number), opened);
+    pthread_mutex_unlock(&files->lock);
+    return is_ours;
+}
+
+bool cx_files_take(struct cx_files *files, uint64_t number, struct cx_opened *opened)
+{
+    struct entry **place;
+    bool is_ours;
+
+    pthread_mutex_lock(&files->lock);
+    place = find(files, number);
+    is_ours = describe(*place, opened);
+    if (is_ours) {
+        (*place)->is_ours = false;
+        tidy(place);
+    }
+    pthread_mutex_unlock(&files->lock);
+    return is_ours;
+}
+
+/* Takes an entry out; it is the caller's. */
+static bool close_at(struct entry **place, struct cx_opened *opened)
+{
+    if (!describe(*place, opened))
+        return false;
+    (*place)->is_ours = false;
+    (*place)->file.raw = NULL;
+    tidy(place);
+    return true;
+}
+
+bool cx_files_close(struct cx_files *files, uint64_t number, struct cx_opened *opened)
+{
+    bool is_ours;
+
+    pthread_mutex_lock(&files->lock);
+    is_ours = close_at(find(files, number), opened);
+    pthread_mutex_unlock(&files->lock);
+    return is_ours;
+}
+
+bool cx_files_close_any(struct cx_files *files, struct cx_opened *opened)
+{
+    bool is_ours = false;
+
+    pthread_mutex_lock(&files->lock);
+    for (size_t i = 0; i < BUCKETS && !is_ours; i++) {
+        struct entry **place = &files->buckets[i];
+        while (*place != NULL && !(*place)->is_ours)
+            place = &(*place)->next;
+        is_ours = close_at(place, opened);
+    }
+    pthread_mutex_unlock(&files->lock);
+    return is_ours;
 }
 
 bool cx_files_begin(struct cx_files *files, uint64_t number, struct cx_file *file)

@@ -13,18 +13,20 @@
 
 #include <cephfs/libcephfs.h>
 
+#include "credentials.h"
 #include "lane.h"
 
 #define DATA_MAX (1u << 20)
 #define REQUEST_MAX (DATA_MAX + 65536u)
 #define THREADS_MAX 256u
-#define OPEN_BUCKETS 256u
+#define DIRECTORY_BUCKETS 256u
 
 struct thread {
     struct cx_lane *lane;
     pthread_t id;
     char *in;
     char *out;
+    struct cx_credentials *credentials;
     pthread_mutex_t lock; /* of what follows */
     struct cx_lookup lookup;
     bool is_looking;
@@ -39,60 +41,27 @@ struct cx_lane {
     struct cx_settings settings;
     struct cx_nodes *nodes;
     struct cx_files *files;
-    struct cx_hidden *hidden;
+    struct cx_names *hidden;
+    struct cx_names *busy; /* by the numbers of inodes: one change of a name at a time */
     atomic_bool is_paused;
+    atomic_int passes_changes; /* for how many reasons */
     atomic_bool passes_opendir;
     atomic_bool is_stopping;
     atomic_uint idle;
     atomic_int error;
     atomic_size_t open_count;
-    atomic_uint_least64_t generation; /* how often the session has come back */
     atomic_uint_least64_t answered[CX_OPCODES];
     atomic_uint_least64_t passed[CX_OPCODES];
     atomic_uint_least64_t answered_ns[CX_OPCODES];
     atomic_uint_least64_t bytes[2];
     pthread_mutex_t lock; /* of what follows */
-    uint64_t opened_count;
-    struct opened *opened[OPEN_BUCKETS];
+    uint64_t directory_count;
+    struct directory *directories[DIRECTORY_BUCKETS];
     uint32_t count;
     struct thread *threads[THREADS_MAX];
     pthread_t carrier;
     bool is_carrying;
 };
-
-/* What is open here: the beginning of a directory or a reader. */
-struct opened {
-    struct opened *next; /* in its bucket, with the lane's lock */
-    uint64_t number;     /* what the kernel has for it, without CX_OPEN_HERE */
-    bool is_directory;
-};
-
-/* A directory that is open here. The kernel serialises what reads it. */
-struct directory {
-    struct opened opened;
-    struct ceph_dir_result *raw;
-    uint64_t id;
-    uint64_t changes; /* of names, when it was opened */
-    uint64_t cookie;  /* where libcephfs stands */
-    bool is_ahead;    /* what follows was read, and there was no room for it */
-    struct dirent entry;
-    struct Inode *inode;
-};
-
-/* A file that is open here, for reading. */
-struct reader {
-    struct opened opened;
-    uint64_t id;
-    struct cx_inode *inode;
-    pthread_mutex_t lock; /* of what follows */
-    struct Fh *raw;
-    uint64_t generation;   /* of the session that it was opened in */
-    struct Fh **former;    /* of sessions before; calls may be using them */
-    size_t former_count;
-};
-
-/* Closes what is no longer in the table of the lane. */
-void cx_close(struct cx_lane *lane, struct opened *opened);
 
 /* One request, which lies in the buffer of its thread. */
 struct request {
@@ -117,5 +86,62 @@ int cx_reply_out(const struct request *request, size_t size);
 
 /* Passes a message on to Python; false if it is gone. */
 bool cx_pass(struct cx_lane *lane, const void *message, size_t size);
+
+/* answer.c */
+
+/* The trash of a domain, and the virtual one of each directory. */
+#define TRASH ".trashbin"
+
+bool cx_is_live(const struct ceph_statx *stx);
+void cx_set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanoseconds);
+void cx_fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *stx);
+void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
+                   const struct ceph_statx *stx);
+
+/* Returns the inode that a request is about, and what is known of it; NULL if it is Python's. */
+struct cx_inode *cx_use(const struct request *request, struct cx_known *known);
+
+/* Returns the name that is the argument of a request, ended by a zero byte; NULL if it is none. */
+const char *cx_name_in(const struct request *request, size_t offset);
+
+/* Tells whether a name isn't what it seems: `.`, `..`, the trash, snapshots. */
+bool cx_is_special(const char *name);
+
+/* Says of a call that looks a name up that it is under way, or, without a name, over. */
+void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name);
+
+/* Takes back lookups that the kernel has been told of, or hasn't got. */
+void cx_forget(const struct request *request, uint64_t id, uint64_t lookups);
+
+/* data.c */
+
+/* Notes an open file; returns what the kernel is told. 0 without memory: then it is closed. */
+uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t generation);
+
+/* Closes what is no longer in the table of files; the other only forgets it, for who closes it. */
+void cx_close_file(struct cx_lane *lane, struct cx_opened opened);
+void cx_file_is_gone(struct cx_lane *lane, struct cx_opened opened);
+
+enum outcome cx_answer_open(struct request *request);
+enum outcome cx_answer_read(struct request *request);
+enum outcome cx_answer_write(struct request *request);
+enum outcome cx_answer_release(struct request *request);
+
+/* change.c */
+
+enum outcome cx_answer_create(struct request *request);
+enum outcome cx_answer_mkdir(struct request *request);
+enum outcome cx_answer_mknod(struct request *request);
+enum outcome cx_answer_symlink(struct request *request);
+enum outcome cx_answer_setattr(struct request *request);
+
+/* listing.c */
+
+void cx_close_directories(struct cx_lane *lane);
+
+enum outcome cx_answer_opendir(struct request *request);
+enum outcome cx_answer_readdirplus(struct request *request);
+enum outcome cx_answer_releasedir(struct request *request);
+enum outcome cx_answer_fsyncdir(struct request *request);
 
 #endif

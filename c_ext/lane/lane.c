@@ -81,6 +81,7 @@ static void thread_free(struct thread *thread)
         return;
     free(thread->in);
     free(thread->out);
+    cx_credentials_free(thread->credentials);
     pthread_mutex_destroy(&thread->lock);
     free(thread);
 }
@@ -98,7 +99,8 @@ static struct thread *thread_new(struct cx_lane *lane)
     thread->lane = lane;
     thread->in = malloc(REQUEST_MAX);
     thread->out = malloc(REQUEST_MAX);
-    if (thread->in == NULL || thread->out == NULL) {
+    thread->credentials = cx_credentials_new();
+    if (thread->in == NULL || thread->out == NULL || thread->credentials == NULL) {
         thread_free(thread);
         return NULL;
     }
@@ -295,9 +297,10 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
         lane->settings.readers_max = THREADS_MAX;
     pthread_mutex_init(&lane->lock, NULL);
     lane->files = cx_files_new();
-    lane->hidden = cx_hidden_new();
+    lane->hidden = cx_names_new();
+    lane->busy = cx_names_new();
     lane->nodes = cx_nodes_new(put_inode, lane);
-    if (lane->files == NULL || lane->hidden == NULL || lane->nodes == NULL)
+    if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL || lane->nodes == NULL)
         goto failed;
     if (ceph_ll_lookup_root(mount, &root) != 0)
         goto failed;
@@ -315,17 +318,16 @@ failed:
 
 void cx_lane_free(struct cx_lane *lane)
 {
-    for (uint32_t i = 0; i < OPEN_BUCKETS; i++) {
-        while (lane->opened[i] != NULL) {
-            struct opened *opened = lane->opened[i];
-            lane->opened[i] = opened->next;
-            cx_close(lane, opened);
-        }
-    }
+    struct cx_opened opened;
+
+    cx_close_directories(lane);
+    while (lane->files != NULL && cx_files_close_any(lane->files, &opened))
+        cx_close_file(lane, opened);
     if (lane->nodes != NULL)
         cx_nodes_free(lane->nodes);
     cx_files_free(lane->files);
-    cx_hidden_free(lane->hidden);
+    cx_names_free(lane->hidden);
+    cx_names_free(lane->busy);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }
@@ -340,16 +342,26 @@ struct cx_files *cx_lane_files(struct cx_lane *lane)
     return lane->files;
 }
 
-struct cx_hidden *cx_lane_hidden(struct cx_lane *lane)
+struct cx_names *cx_lane_hidden(struct cx_lane *lane)
 {
     return lane->hidden;
 }
 
+struct cx_names *cx_lane_busy(struct cx_lane *lane)
+{
+    return lane->busy;
+}
+
 void cx_lane_pause(struct cx_lane *lane, bool is_paused)
 {
-    if (!is_paused)
-        atomic_fetch_add(&lane->generation, 1);
+    if (is_paused)
+        cx_files_drop_all(lane->files);
     lane->is_paused = is_paused;
+}
+
+void cx_lane_pass_changes(struct cx_lane *lane, bool passes)
+{
+    atomic_fetch_add(&lane->passes_changes, passes ? 1 : -1);
 }
 
 void cx_lane_pass_opendir(struct cx_lane *lane)
@@ -400,6 +412,14 @@ void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint6
 size_t cx_lane_open(struct cx_lane *lane)
 {
     return lane->open_count;
+}
+
+bool cx_lane_take_file(struct cx_lane *lane, uint64_t fh, struct cx_opened *opened)
+{
+    if (!cx_files_take(lane->files, fh, opened))
+        return false;
+    cx_file_is_gone(lane, *opened);
+    return true;
 }
 
 bool cx_lane_lookup(struct cx_lane *lane, uint32_t number, struct cx_lookup *lookup)

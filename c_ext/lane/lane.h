@@ -14,7 +14,7 @@
 #define CX_LANE_H
 
 #include "files.h"
-#include "hidden.h"
+#include "names.h"
 #include "nodes.h"
 
 struct cx_lane;
@@ -41,9 +41,8 @@ struct cx_lookup {
     char name[CX_NAME_MAX + 1];
 };
 
-/* The bit of the number of what is open here; in an fsync that is passed on, the rest is the id of
-   the file or directory. */
-#define CX_OPEN_HERE (UINT64_C(1) << 63)
+/* Directories that are open here have the bit CX_OPEN_HERE in their number, too; in an fsyncdir
+   that is passed on, the rest is the id of the directory. */
 
 /* How many lookups Python is told are taken back, of a node that ends here. */
 #define CX_ALL_LOOKUPS (UINT64_C(1) << 62)
@@ -62,16 +61,25 @@ int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended);
 /* Ends all threads, which may be waiting for the storage: blocks until they are over. */
 void cx_lane_stop(struct cx_lane *lane);
 
-/* After `cx_lane_stop`, or instead of `cx_lane_start`. Directories that are open here are closed. */
+/* After `cx_lane_stop`, or instead of `cx_lane_start`. What is open here is closed. */
 void cx_lane_free(struct cx_lane *lane);
 
 struct cx_nodes *cx_lane_nodes(struct cx_lane *lane);
 struct cx_files *cx_lane_files(struct cx_lane *lane);
-struct cx_hidden *cx_lane_hidden(struct cx_lane *lane);
 
-/* Has Python answer everything that can be; what was opened here is opened again when that is
-   over. */
+/* Names that have been deleted and are still in the storage, by the ids of directories. */
+struct cx_names *cx_lane_hidden(struct cx_lane *lane);
+
+/* Names that are being changed, by the numbers of the directories' inodes: who takes one removes it
+   when the change is over. */
+struct cx_names *cx_lane_busy(struct cx_lane *lane);
+
+/* Has Python answer everything that can be: the session is shut out. What was opened before stays
+   Python's, until it says otherwise. */
 void cx_lane_pause(struct cx_lane *lane, bool is_paused);
+
+/* Has Python make all changes, or no longer: as often as it was said that it does. */
+void cx_lane_pass_changes(struct cx_lane *lane, bool passes);
 
 /* Has Python open directories. */
 void cx_lane_pass_opendir(struct cx_lane *lane);
@@ -86,6 +94,10 @@ void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint6
 
 /* How many files and directories are open here. */
 size_t cx_lane_open(struct cx_lane *lane);
+
+/* Hands a file that is open here over to Python, who closes it; false if it isn't, or Python has
+   it already. */
+bool cx_lane_take_file(struct cx_lane *lane, uint64_t fh, struct cx_opened *opened);
 
 /* Says which lookup a thread has under way; false if none. */
 bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);

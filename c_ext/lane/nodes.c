@@ -31,7 +31,10 @@ struct node {
         uint64_t version; /* of a file: of which the kernel has pages */
     };
     uint32_t nlink;
-    uint32_t opens;
+    union {
+        uint32_t touches; /* of a directory: changes by the lane */
+        uint32_t opens;   /* of a file */
+    };
     uint8_t name_length;
     bool is_held; /* nobody may open it */
     bool is_dir;
@@ -465,6 +468,7 @@ static void describe(const struct cx_nodes *nodes, const struct node *node, stru
     known->lookups = node->lookups;
     known->changes = node->is_dir ? node->changes : 0;
     known->nlink = node->nlink;
+    known->touches = node->is_dir ? node->touches : 0;
     known->reasons = reasons_of(nodes, node->ino);
     known->is_dir = node->is_dir;
     known->name_length = node->name_length;
@@ -494,7 +498,7 @@ struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id)
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, id);
-    if (node != NULL && !node->is_held && reasons_of(nodes, node->ino) == 0) {
+    if (node != NULL && !node->is_dir && !node->is_held && reasons_of(nodes, node->ino) == 0) {
         node->opens++;
         inode = node->inode;
         atomic_fetch_add(&inode->users, 1);
@@ -509,7 +513,7 @@ void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id)
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, id);
-    if (node != NULL && node->opens > 0)
+    if (node != NULL && !node->is_dir && node->opens > 0)
         node->opens--;
     pthread_mutex_unlock(&nodes->lock);
 }
@@ -555,7 +559,7 @@ uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id)
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, id);
-    opens = node == NULL ? 0 : node->opens;
+    opens = node == NULL || node->is_dir ? 0 : node->opens;
     pthread_mutex_unlock(&nodes->lock);
     return opens;
 }
@@ -681,6 +685,19 @@ void cx_nodes_changed(struct cx_nodes *nodes, uint64_t directory)
     node = find(nodes, directory);
     if (node != NULL && node->is_dir)
         node->changes++;
+    pthread_mutex_unlock(&nodes->lock);
+}
+
+void cx_nodes_touched(struct cx_nodes *nodes, uint64_t directory)
+{
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, directory);
+    if (node != NULL && node->is_dir) {
+        node->changes++;
+        node->touches++;
+    }
     pthread_mutex_unlock(&nodes->lock);
 }
 

@@ -38,6 +38,7 @@ struct cx_known {
     uint64_t lookups;
     uint64_t changes; /* how often names in it were changed; of a directory */
     uint32_t nlink;
+    uint32_t touches; /* how often the lane has changed something of it; of a directory */
     cx_reasons reasons;
     bool is_dir;
     uint8_t name_length;
@@ -126,6 +127,9 @@ uint64_t cx_nodes_directory_at(struct cx_nodes *nodes, struct cx_name at);
 
 /* Notes that a name in a directory was changed. */
 void cx_nodes_changed(struct cx_nodes *nodes, uint64_t directory);
+
+/* The same, or attributes of a directory: by the lane, of which Python isn't told. */
+void cx_nodes_touched(struct cx_nodes *nodes, uint64_t directory);
 
 size_t cx_nodes_count(struct cx_nodes *nodes);
 

@@ -85,7 +85,10 @@ class Load(NamedTuple):
 
 
 OPEN_IN_LANE = 1 << 63
-"""The bit of the number of what a lane has opened; what it passes on has the id in the rest."""
+"""The bit of the number of what a lane has opened.
+
+In an fsyncdir that it passes on, the rest is the id of the directory.
+"""
 
 ALL_LOOKUPS = 1 << 62
 """So many lookups are taken back when a lane tells of the end of an inode."""
@@ -101,6 +104,13 @@ class Adopted(NamedTuple):
     """Where it was seen last."""
     is_dir: bool
     nlink: int
+
+
+LANE_OPERATIONS = [
+    "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release", "opendir",
+    "readdir", "releasedir", "forget", "create", "mkdir", "mknod", "symlink", "setattr",
+]  # fmt: skip
+"""The kinds of requests that a lane knows."""
 
 
 class LaneCost(NamedTuple):
@@ -177,6 +187,14 @@ class Lane(Protocol):
         """Note that a name in a directory was changed."""
         ...
 
+    def touches(self, directory: int) -> int:
+        """Return how often it has changed something of a directory, or names in it."""
+        ...
+
+    def pass_changes(self, *, on: bool) -> None:
+        """Have all changes made in Python, or no longer: as often as it was said that they be."""
+        ...
+
     def hide(self, parent: int, name: bytes) -> None:
         """Answer that a name isn't there."""
         ...
@@ -187,6 +205,23 @@ class Lane(Protocol):
 
     def opened(self, fh: int, handle: Handle) -> None:
         """Read and write an open file from now on; with this handle, if it had another."""
+        ...
+
+    def file_at(self, fh: int) -> int:
+        """Return the id of the inode that it has open under a number; 0 if none."""
+        ...
+
+    def take_file(self, fh: int, node: Node) -> Handle:
+        """Hand a file over that it has open, to be closed by who gets it.
+
+        It goes on to read and write it, as if `opened` had been called.
+
+        Args:
+            node: the inode of `file_at`.
+
+        Raises:
+            FSError: EBADF; it has none of that number.
+        """
         ...
 
     def closing(self, fh: int) -> None:
@@ -467,6 +502,14 @@ class Storage(Protocol):
 
         Raises:
             NotFoundError: it is gone, or not below the root.
+        """
+        ...
+
+    @property
+    def lists_attributes(self) -> bool:
+        """True if a listing knows attributes anyway, so that `plus` costs it hardly more.
+
+        There a look at each name later may cost a request each: the storage forgets them.
         """
         ...
 

@@ -332,7 +332,9 @@ def build(
         in_flight=config.asyncdelete.pending_in_flight,
     )
     listed, callers, place = DirStreams(lane), Callers(), mountinfo.mountpoint_of(mountpoint)
-    bulk = _bulk(config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry)
+    bulk = _bulk(
+        config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry, lane
+    )
     filesystem = FileSystem(
         users,
         nodes,
@@ -445,6 +447,8 @@ def _lane(config: Config, users: Storage) -> Lane | None:
         )
     if lane is not None and config.asyncdelete.recognise_rm:
         lane.pass_opendir()  # a tree that was taken away lists empty
+    if lane is not None and mount.read_only:
+        lane.pass_changes(on=True)
     return lane
 
 
@@ -463,6 +467,7 @@ def _bulk(
     pending: Pending,
     meter: PrometheusMeter,
     forget_entry: Callable[[NodeId, bytes], None],
+    lane: Lane | None,
 ) -> BulkDeletes:
     fresh_s = min(config.mount.entry_timeout_s, config.mount.attr_timeout_s)
     return BulkDeletes(
@@ -470,7 +475,7 @@ def _bulk(
         nodes,
         files,
         listed,
-        Seen(fresh_s=fresh_s),
+        Seen(fresh_s=fresh_s if lane is None else 0.0),  # what a lane changes isn't forgotten
         deletes,
         pending,
         Bulk(after=config.asyncdelete.pending_after),

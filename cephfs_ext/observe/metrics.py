@@ -12,6 +12,8 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from cephfs_ext.core.ports import LANE_OPERATIONS
+
 OPERATIONS = [
     "lookup",
     "getattr",
@@ -65,10 +67,6 @@ ERRNOS = [
     "ESTALE",
     "other",
 ]
-LANE_OPERATIONS = [
-    "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release",
-    "opendir", "readdir", "releasedir", "forget",
-]  # fmt: skip
 LOOPS = [
     "expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs",
     "pending", "nodes",

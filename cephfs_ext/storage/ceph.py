@@ -110,6 +110,9 @@ _SETTLED_XATTR = b"user.cephfs_ext.settled"
 _CLOSE_S = 20.0
 """How long closing may take before the connection is cut."""
 
+_NO_GENERATION = -1
+"""Of a file that was opened before the session was shut out, at whatever time."""
+
 _SNAPSHOT_BITS = 48
 """Inode numbers of CephFS stay below this; above it is what tells snapshots apart."""
 
@@ -128,14 +131,11 @@ class CephNode:
 class CephHandle:
     """An open regular file."""
 
-    __slots__ = ("cred", "flags", "former", "generation", "node", "raw")
+    __slots__ = ("flags", "former", "generation", "node", "raw")
 
-    def __init__(
-        self, node: CephNode, raw: Any, cred: Credentials, flags: int, generation: int
-    ) -> None:
+    def __init__(self, node: CephNode, raw: Any, flags: int, generation: int) -> None:
         self.node = node
         self.raw = raw
-        self.cred = cred
         self.flags = flags
         self.generation = generation
         """Of the session that it was opened in (`Admission.generation`)."""
@@ -202,6 +202,7 @@ class CephStorage:
     weighs = True
     flushes = False
     rename_noreplace = False
+    lists_attributes = True
     finds_by_number = True
 
     def __init__(
@@ -831,7 +832,7 @@ class CephStorage:
     def _open(self, node: CephNode, flags: int, cred: Credentials) -> CephHandle:
         out, perms = ffi.new("Fh **"), self._identities.of(cred)
         check(lib.ceph_ll_open(self._mount, node.raw, flags, out, perms))
-        return CephHandle(node, out[0], cred, flags, self._admission.generation)
+        return CephHandle(node, out[0], flags, self._admission.generation)
 
     async def create(
         self,
@@ -858,7 +859,7 @@ class CephStorage:
                 lib.ceph_ll_close(self._mount, fh[0])
                 raise
             generation = self._admission.generation
-            return Created(*found, CephHandle(_node(found.node), fh[0], cred, opening, generation))
+            return Created(*found, CephHandle(_node(found.node), fh[0], opening, generation))
 
         def create() -> Created:
             for _ in range(1 if flags & os.O_EXCL else _CREATE_ATTEMPTS):
@@ -892,9 +893,7 @@ class CephStorage:
         """Open another inode in the same way."""
         opened = _handle(handle)
         flags = opened.flags & ~os.O_TRUNC
-        fresh = await self._call(lambda: self._open(_node(node), flags, GATEWAY))
-        fresh.cred = opened.cred
-        return fresh
+        return await self._call(lambda: self._open(_node(node), flags, GATEWAY))
 
     async def _revive(self, handle: CephHandle) -> None:
         """Reopen a file that was open when the session was shut out.
@@ -1191,12 +1190,14 @@ class CephStorage:
             lambda node: _address(_raw(node)),
             self._refer,
             self._data_of,
+            self._handle_of,
             entry_timeout_s=entry_timeout_s,
             attr_timeout_s=attr_timeout_s,
         )
         self._left.changed = lambda ino, is_noted: lane.force(ino, Reason.LEFT, on=is_noted)
         self._admission.lane = lane
         self._stuck.others = lane.lookups
+        self._names.others = lane
         self._lane = lane
         return lane
 
@@ -1212,6 +1213,11 @@ class CephStorage:
         if not self._admission.is_in or opened.generation != self._admission.generation:
             return None
         return _address(opened.raw), bool(opened.flags & os.O_APPEND)
+
+    def _handle_of(self, node: Node, raw: int, flags: int, is_current: bool) -> CephHandle:
+        """Make a handle of what the lane has opened; one of a session that is over is revived."""
+        generation = self._admission.generation if is_current else _NO_GENERATION
+        return CephHandle(_node(node), ffi.cast("Fh *", raw), flags & ~_DROPPED, generation)
 
     def describe(self) -> dict[str, str | int | bool]:
         """Say what is in use."""

@@ -24,6 +24,7 @@ from cephfs_ext.core.errors import FSError, check
 from cephfs_ext.core.limits import LANE_READERS, LANE_READERS_MOST, OPEN_FILES
 from cephfs_ext.core.ports import (
     ALL_LOOKUPS,
+    LANE_OPERATIONS,
     OPEN_IN_LANE,
     Adopted,
     Found,
@@ -38,9 +39,13 @@ assert (lib.CX_OPEN_HERE, lib.CX_ALL_LOOKUPS) == (OPEN_IN_LANE, ALL_LOOKUPS)
 _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
     "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (44,),
-    "releasedir": (29,), "forget": (2, 42),
+    "releasedir": (29,), "forget": (2, 42), "create": (35,), "mkdir": (9,), "mknod": (8,),
+    "symlink": (6,), "setattr": (4,),
 }  # fmt: skip
 """The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
+
+
+assert list(_OPCODES) == LANE_OPERATIONS
 
 
 class CephLane:
@@ -53,6 +58,7 @@ class CephLane:
         raw: Callable[[Node], int],
         refer: Callable[[Ino], Node | None],
         data_of: Callable[[Handle], tuple[int, bool] | None],
+        handle_of: Callable[[Node, int, int, bool], Handle],
         *,
         entry_timeout_s: float,
         attr_timeout_s: float,
@@ -65,6 +71,8 @@ class CephLane:
             refer: returns a node with a reference of its own, of an inode that is in use.
             data_of: returns the open file of a handle, and whether it appends; None if only the
                 storage can use it.
+            handle_of: makes a handle of an inode, an open file, the flags with which it was opened,
+                and whether the session hasn't been shut out since.
 
         Raises:
             FSError: no memory, or no root.
@@ -83,9 +91,11 @@ class CephLane:
         self._nodes = lib.cx_lane_nodes(self._lane)
         self._files = lib.cx_lane_files(self._lane)
         self._hidden = lib.cx_lane_hidden(self._lane)
+        self._busy = lib.cx_lane_busy(self._lane)
         self._raw = raw
         self._refer = refer
         self._data_of = data_of
+        self._handle_of = handle_of
         self._descriptors: list[int] = []
         self._ended = -1
         self._costs = [(0, 0, 0)] * lib.CX_OPCODES
@@ -185,6 +195,25 @@ class CephLane:
         at, _keep = _at(parent, name)
         lib.cx_hidden_remove(self._hidden, at[0])
 
+    def touches(self, directory: int) -> int:
+        """Return how often it has changed something of a directory, or names in it."""
+        known = ffi.new("struct cx_known *")
+        return int(known.touches) if lib.cx_nodes_look(self._nodes, directory, known) else 0
+
+    def take_name(self, parent: Ino, name: bytes) -> bool:
+        """Keep it from changing a name in a directory; False if it is just doing that."""
+        at, _keep = _at(parent, name)
+        return bool(lib.cx_names_take(self._busy, at[0]))
+
+    def leave_name(self, parent: Ino, name: bytes) -> None:
+        """Let it change a name again."""
+        at, _keep = _at(parent, name)
+        lib.cx_names_remove(self._busy, at[0])
+
+    def pass_changes(self, *, on: bool) -> None:
+        """Have all changes made in Python, or no longer; counted."""
+        lib.cx_lane_pass_changes(self._lane, on)
+
     # open files and directories
 
     def opened(self, fh: int, handle: Handle) -> None:
@@ -196,6 +225,23 @@ class CephLane:
         raw, appends = data
         file = {"raw": ffi.cast("struct Fh *", raw), "appends": appends}
         lib.cx_files_set(self._files, fh, ffi.new("struct cx_file *", file)[0])
+
+    def file_at(self, fh: int) -> int:
+        """Return which inode it has open under a number; 0 if none."""
+        opened = ffi.new("struct cx_opened *")
+        return int(opened.id) if lib.cx_files_look(self._files, fh, opened) else 0
+
+    def take_file(self, fh: int, node: Node) -> Handle:
+        """Hand a file over that it has open, to be closed by who gets it.
+
+        Raises:
+            FSError: EBADF; it has none of that number.
+        """
+        opened = ffi.new("struct cx_opened *")
+        if not lib.cx_lane_take_file(self._lane, fh, opened):
+            raise FSError(errno.EBADF)
+        raw = int(ffi.cast("uintptr_t", opened.raw))
+        return self._handle_of(node, raw, opened.flags, opened.is_current)
 
     def closing(self, fh: int) -> None:
         """Don't use a file any more, that is about to be closed."""
@@ -227,7 +273,6 @@ class CephLane:
     def shut_out(self) -> None:
         """Answer nothing of the storage: the cluster has shut the session out."""
         lib.cx_lane_pause(self._lane, True)
-        lib.cx_files_drop_all(self._files)
 
     def let_in(self) -> None:
         """Answer again; files that were open before are Python's until it says otherwise."""

@@ -80,7 +80,8 @@ class BulkDeletes:
         self._is_on = is_on
         self._fresh_s = fresh_s
         self._careful_until_s = float("-inf")
-        self._sites: dict[NodeId, tuple[float, Site]] = {}
+        self._sites: dict[NodeId, tuple[float, int, Site]] = {}
+        """Until when each is believed, and as long as the lane has changed nothing of it."""
 
     # deletes
 
@@ -173,15 +174,20 @@ class BulkDeletes:
 
     async def _site(self, directory: NodeId) -> Site:
         """Return what a directory says; not older than what the kernel knows of it."""
-        until_s, known = self._sites.get(directory, (0.0, None))
-        if known is not None and time.monotonic() < until_s:
+        known = self._known_site(directory)
+        if known is not None:
             return known
-        until_s = time.monotonic() + self._fresh_s
+        until_s, touches = time.monotonic() + self._fresh_s, self._nodes.touches(directory)
         site = await self._deletes.survey(directory)
         if len(self._sites) >= _SITES:
             self._sites.clear()
-        self._sites[directory] = (until_s, site)
+        self._sites[directory] = (until_s, touches, site)
         return site
+
+    def _known_site(self, directory: NodeId) -> Site | None:
+        until_s, touches, site = self._sites.get(directory, (0.0, 0, None))
+        is_true = time.monotonic() < until_s and touches == self._nodes.touches(directory)
+        return site if is_true else None
 
     def _hide(self, delete: _Delete) -> None:
         self._seen.forget(delete.directory, delete.name)
@@ -300,8 +306,8 @@ class BulkDeletes:
         """Return attributes of a directory in which deletes are pending, if they are known."""
         if self._pending.answered_ns(directory) is None:
             return None
-        until_s, site = self._sites.get(directory, (0.0, None))
-        return site.attr if site is not None and time.monotonic() < until_s else None
+        site = self._known_site(directory)
+        return None if site is None else site.attr
 
     def as_users_see(self, node_id: NodeId, attr: Attr) -> Attr:
         """Return attributes as if all that is pending had been carried out."""

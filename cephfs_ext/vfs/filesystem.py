@@ -48,7 +48,14 @@ from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, Ino, S
 from cephfs_ext.vfs.bulk import BulkDeletes
 from cephfs_ext.vfs.deletes import Deletes
 from cephfs_ext.vfs.discards import Discards
-from cephfs_ext.vfs.handles import DirStream, DirStreams, FileHandle, HandleTable, OpenFiles
+from cephfs_ext.vfs.handles import (
+    DirStream,
+    DirStreams,
+    FileHandle,
+    HandleTable,
+    OpenFile,
+    OpenFiles,
+)
 from cephfs_ext.vfs.intents import Intents
 from cephfs_ext.vfs.marks import Marks
 from cephfs_ext.vfs.nodes import (
@@ -427,7 +434,7 @@ class FileSystem:
         await self._bulk.before_use(node_id)
         if change.size is not None:
             await self._deletes.check_protection(self.nodes[node_id].parent)
-        file = None if fh is None else self._files[fh]
+        file = None if fh is None else self._file(fh)
         if change.size == 0:
             await self._truncations.keep(node_id, who, file)
         node, cred = self._real(node_id), who.cred
@@ -566,16 +573,19 @@ class FileSystem:
             entry = Entry(entry.node_id, attr)
         return Opened(entry, fh)
 
+    def _file(self, fh: FileHandle) -> OpenFile:
+        return self._files.adopt(fh, self.nodes)
+
     async def read(self, fh: FileHandle, off: int, size: int) -> bytes:
         """Read up to `size` bytes."""
-        data = await self._storage.read(self._files[fh].handle, off, size)
+        data = await self._storage.read(self._file(fh).handle, off, size)
         self._files.used(fh)
         self._meter.count("io_bytes_total", len(data), direction="read")
         return data
 
     async def write(self, fh: FileHandle, off: int, data: bytes) -> int:
         """Write."""
-        file = self._files[fh]
+        file = self._file(fh)
         written = await self._storage.write(file.handle, off, data)
         self._files.used(fh)
         self._touched(file.node_id)
@@ -590,22 +600,11 @@ class FileSystem:
         """
         if not self._storage.flushes:
             raise FSError(errno.ENOSYS)
-        await self._storage.flush(self._files[fh].handle)
+        await self._storage.flush(self._file(fh).handle)
 
     async def fsync(self, fh: FileHandle, *, datasync: bool) -> None:
         """Make what was written durable."""
-        if fh & OPEN_IN_LANE:
-            await self._sync_file(NodeId(fh & ~OPEN_IN_LANE), datasync=datasync)
-            return
-        await self._storage.fsync(self._files[fh].handle, datasync=datasync)
-
-    async def _sync_file(self, node_id: NodeId, *, datasync: bool) -> None:
-        """Do it for who has a file open for reading: others may have written to it."""
-        handle = await self._storage.open(self.nodes[node_id].node, os.O_RDONLY, GATEWAY)
-        try:
-            await self._storage.fsync(handle, datasync=datasync)
-        finally:
-            await self._storage.release(handle)
+        await self._storage.fsync(self._file(fh).handle, datasync=datasync)
 
     async def release(self, fh: FileHandle) -> None:
         """Close the last descriptor of an open file."""

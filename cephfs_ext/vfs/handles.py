@@ -19,8 +19,8 @@ import trio
 
 from cephfs_ext.core.errors import FSError
 from cephfs_ext.core.limits import READDIR_PAGE
-from cephfs_ext.core.ports import DirHandle, Handle, Lane, Listed, Storage
-from cephfs_ext.vfs.nodes import NodeId
+from cephfs_ext.core.ports import OPEN_IN_LANE, DirHandle, Handle, Lane, Listed, Storage
+from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.requests import Stamp
 
 _AHEAD_S = 0.1
@@ -56,6 +56,13 @@ class HandleTable(Generic[T]):
         fh = FileHandle(next(self._next))
         self._open[fh] = make(fh)
         return fh
+
+    def put(self, fh: FileHandle, thing: T) -> None:
+        """Note a thing that has a number already, which none of ours can be."""
+        self._open[fh] = thing
+
+    def __contains__(self, fh: FileHandle) -> bool:
+        return fh in self._open
 
     def __getitem__(self, fh: FileHandle) -> T:
         """Return the thing of a number.
@@ -131,6 +138,20 @@ class OpenFiles:
         fh = self._table.add_with(lambda fh: OpenFile(node_id, handle, fh))
         self.used(fh)
         return fh
+
+    def adopt(self, fh: FileHandle, nodes: NodeTable) -> OpenFile:
+        """Return an open file, which may be the lane's still: then it is ours from now on.
+
+        Raises:
+            FSError: EBADF; none has that number.
+        """
+        if fh & OPEN_IN_LANE and fh not in self._table and self._lane is not None:
+            node_id = NodeId(self._lane.file_at(fh))
+            if node_id:
+                handle = self._lane.take_file(fh, nodes[node_id].node)
+                self._counts[node_id] += 1
+                self._table.put(fh, OpenFile(node_id, handle, fh))
+        return self._table[fh]
 
     def used(self, fh: FileHandle) -> None:
         """Note that a file was read or written here: the lane may do that, if it can."""
@@ -226,6 +247,8 @@ class DirStream:
         """None for a directory without entries of its own."""
         self.names_changed = False
         """True once a name in it was changed: what libcephfs has read before may have gone."""
+        self.is_seen_whole = True
+        """False if others than we change what is in it: then nothing is kept of a page."""
         self._storage = storage
         self._ahead: Sequence[Listed] = ()
         self._ahead_cookie = 0
@@ -243,7 +266,7 @@ class DirStream:
         self._forget(ahead)
         if self.handle is None:
             return ()
-        self._is_ahead_true = True
+        self._is_ahead_true = self.is_seen_whole
         self._read_s = time.monotonic()
         return await self._storage.readdir(self.handle, cookie, limit=READDIR_PAGE, plus=True)
 
@@ -282,6 +305,8 @@ class DirStreams:
 
     def add(self, stream: DirStream) -> None:
         """Note a directory that was opened."""
+        if self._lane is not None:
+            stream.is_seen_whole, stream.names_changed = False, True
         self._open.setdefault(stream.node_id, set()).add(stream)
 
     def discard(self, stream: DirStream) -> None:

@@ -27,6 +27,8 @@ class LaneNodes(NodeTable):
         super().__init__(storage)
         self._lane = lane
         self._special: set[Ino] = set()
+        self._deleted: set[Ino] = set()
+        """Directories that were deleted: nothing is changed in them, nor below."""
 
     def __len__(self) -> int:
         return len(self._lane)
@@ -86,17 +88,26 @@ class LaneNodes(NodeTable):
     def _drop(self, node_id: NodeId, known: Known) -> None:
         super()._drop(node_id, known)
         self._set_special(known.node.ino, on=False)
+        self._set_deleted(known.node.ino, on=False)
 
     def _tell(self, known: Known) -> None:
         """Have the lane ask about an inode of which it can't know everything, or no longer."""
         ino = known.node.ino
         is_special = known.hidden_links or known.generation or known.is_dead or ino in self._ids
         self._set_special(ino, on=bool(is_special))
+        self._set_deleted(ino, on=known.is_dir and known.hidden_links > 0)
 
     def _set_special(self, ino: Ino, *, on: bool) -> None:
         if on != (ino in self._special):
             (self._special.add if on else self._special.discard)(ino)
             self._lane.force(ino, Reason.SPECIAL, on=on)
+
+    def _set_deleted(self, ino: Ino, *, on: bool) -> None:
+        """Have nothing changed without Python as long as it has to ask whether it may be."""
+        were_some = bool(self._deleted)
+        (self._deleted.add if on else self._deleted.discard)(ino)
+        if bool(self._deleted) != were_some:
+            self._lane.pass_changes(on=on)
 
     def remap(self, node_id: NodeId, found: Found) -> Node:
         """Have an id lead to another inode; see `NodeTable.remap`."""
@@ -170,6 +181,10 @@ class LaneNodes(NodeTable):
     def show_name(self, parent: NodeId, name: bytes) -> None:
         """Have the lane look in the storage again."""
         self._lane.show(parent, name)
+
+    def touches(self, directory: NodeId) -> int:
+        """Return how often the lane has changed something of a directory, or in it."""
+        return self._lane.touches(directory)
 
     def changes_inside(self, directory: NodeId, *, on: bool) -> None:
         """Have the lane ask about a directory in which names are hidden."""

@@ -205,6 +205,11 @@ class NodeTable:
     def show_name(self, parent: NodeId, name: bytes) -> None:
         """Note that the storage is right again about a name."""
 
+    def touches(self, directory: NodeId) -> int:
+        """Return how often something of a directory, or in it, was changed without our knowing."""
+        del directory
+        return 0
+
     def changes_inside(self, directory: NodeId, *, on: bool) -> None:
         """Note that names in a directory are hidden now, or that none is any more."""
 

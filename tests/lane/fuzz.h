@@ -55,6 +55,7 @@ struct opened {
     unsigned users; /* requests that are about it and have no answer */
     bool is_file;
     bool is_closing;
+    struct Fh *taken; /* of a file that Python has taken over */
 };
 
 struct file {
@@ -72,6 +73,7 @@ struct fuzz {
     uint64_t seed, state, step, unique;
     unsigned threads;
     bool is_stopping;
+    bool passes_changes;
     int device, pair, ended; /* the kernel's end, and Python's */
     struct cx_lane *lane;
     struct sent sent[WINDOW];
@@ -137,6 +139,10 @@ void make_request(void);
 struct known *find_known(uint64_t id);
 struct opened *find_opened(uint64_t fh);
 size_t opened_count(bool is_file);
+
+/* Returns a file or directory that no request is about, or a file that isn't being closed; NULL if
+   there is none. */
+struct opened *draw_opened(bool is_file, bool is_free);
 
 /* Returns an id that the kernel knows, or a strange one. */
 uint64_t draw_id(void);

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* what the kernel knows */
 
@@ -112,6 +113,49 @@ static bool is_name(const char *name, size_t size)
            strcmp(name, "..") != 0 && strcmp(name, ".trashbin") != 0 && strcmp(name, ".snap") != 0;
 }
 
+/* Returns what follows a name that is whole, and how much; NULL if it isn't. */
+static const char *behind_name(const char *name, size_t *size)
+{
+    const char *end = memchr(name, '\0', *size);
+
+    if (end == NULL)
+        return NULL;
+    *size -= (size_t)(end + 1 - name);
+    return end + 1;
+}
+
+static bool is_symlink(const char *argument, size_t size)
+{
+    const char *target = is_name(argument, size) ? behind_name(argument, &size) : NULL;
+    size_t length = target == NULL ? 0 : strnlen(target, size);
+
+    return length > 0 && length < size && length < PATH_MAX;
+}
+
+/* Tells whether a name stands behind the beginning of an argument. */
+static bool is_name_at(const char *argument, size_t size, size_t offset)
+{
+    return size > offset && is_name(argument + offset, size - offset);
+}
+
+static bool is_mknod(const char *argument, size_t size)
+{
+    const struct fuse_mknod_in *mknod = (const void *)argument;
+
+    return is_name_at(argument, size, sizeof(*mknod)) &&
+           (S_ISREG(mknod->mode) || S_ISFIFO(mknod->mode) || S_ISSOCK(mknod->mode));
+}
+
+static bool is_setattr(const struct fuse_setattr_in *setattr, size_t size)
+{
+    const uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW;
+    const uint32_t changes = FATTR_MODE | FATTR_UID | FATTR_GID | times;
+    const uint32_t ignored = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
+
+    return size >= sizeof(*setattr) && setattr->valid & changes &&
+           !(setattr->valid & ~(changes | ignored));
+}
+
 static bool is_opened(const struct sent *sent, bool is_file)
 {
     const struct opened *opened = find_opened(handle_of(sent));
@@ -134,6 +178,16 @@ static bool is_whole(const struct sent *sent)
     case FUSE_READLINK:
     case FUSE_OPENDIR:
         return true;
+    case FUSE_MKDIR:
+        return is_name_at(argument, size, sizeof(struct fuse_mkdir_in));
+    case FUSE_CREATE:
+        return is_name_at(argument, size, sizeof(struct fuse_create_in));
+    case FUSE_MKNOD:
+        return is_mknod(argument, size);
+    case FUSE_SYMLINK:
+        return is_symlink(argument, size);
+    case FUSE_SETATTR:
+        return is_setattr((const void *)argument, size);
     case FUSE_GETXATTR:
         if (size <= sizeof(getxattr))
             return false;
@@ -157,7 +211,8 @@ static bool is_whole(const struct sent *sent)
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         return size >= sizeof(struct fuse_release_in) &&
-               is_opened(sent, header_of(sent)->opcode == FUSE_RELEASE);
+               is_opened(sent, header_of(sent)->opcode == FUSE_RELEASE) &&
+               find_opened(handle_of(sent))->taken == NULL;
     default:
         return false;
     }
@@ -234,7 +289,7 @@ void remember(void)
         fail("no memory");
     memcpy(sent->message, message, message_size);
     fsync = (void *)(sent->message + sizeof(struct fuse_in_header));
-    if ((header_of(sent)->opcode == FUSE_FSYNC || header_of(sent)->opcode == FUSE_FSYNCDIR) &&
+    if (header_of(sent)->opcode == FUSE_FSYNCDIR &&
         argument_size(sent) >= sizeof(*fsync) && fsync->fh & CX_OPEN_HERE)
         fsync->fh = CX_OPEN_HERE | header_of(sent)->nodeid;
     set_used(sent, true);
@@ -271,7 +326,7 @@ static void check_left_out(const struct opened *opened, uint64_t first, uint64_t
     for (uint64_t entry = first < 2 ? 2 : first; entry < behind; entry++) {
         const char *name = stub_name((unsigned)entry - 2);
         struct cx_name at = {opened->id, name, strlen(name)};
-        if (strcmp(name, ".trashbin") != 0 && !cx_hidden_has(cx_lane_hidden(fuzz.lane), at))
+        if (strcmp(name, ".trashbin") != 0 && !cx_names_has(cx_lane_hidden(fuzz.lane), at))
             fail("listing has no entry %" PRIu64, entry);
     }
 }
@@ -322,7 +377,8 @@ static void take_page(const struct sent *sent, const char *data, size_t size)
         opened->offset = 0;
 }
 
-static void take_opened(const struct sent *sent, const struct fuse_open_out *out)
+/* Takes the number of what was opened. */
+static void take_opened(const struct sent *sent, const struct fuse_open_out *out, uint64_t id)
 {
     struct opened *opened = fuzz.opened;
 
@@ -332,8 +388,8 @@ static void take_opened(const struct sent *sent, const struct fuse_open_out *out
         if (i + 1 == OPENED_MAX)
             fail("more is open than there can be");
     *opened = (struct opened){.fh = out->fh,
-                               .id = header_of(sent)->nodeid,
-                               .is_file = header_of(sent)->opcode == FUSE_OPEN};
+                               .id = id,
+                               .is_file = header_of(sent)->opcode != FUSE_OPENDIR};
 }
 
 static void check_data(const struct sent *sent, const char *data, size_t size)
@@ -353,7 +409,13 @@ static size_t most_in(const struct sent *sent, size_t *least)
     *least = 0;
     switch (header_of(sent)->opcode) {
     case FUSE_LOOKUP:
+    case FUSE_MKDIR:
+    case FUSE_MKNOD:
+    case FUSE_SYMLINK:
         return *least = sizeof(struct fuse_entry_out);
+    case FUSE_CREATE:
+        return *least = sizeof(struct fuse_entry_out) + sizeof(struct fuse_open_out);
+    case FUSE_SETATTR:
     case FUSE_GETATTR:
         return *least = sizeof(struct fuse_attr_out);
     case FUSE_READLINK:
@@ -382,13 +444,22 @@ static bool may_fail(const struct sent *sent, int error)
     case FUSE_READLINK:
     case FUSE_GETXATTR:
         return error == -ENOENT || error == -ENODATA || error == -ERANGE || error == -EOPNOTSUPP;
-    case FUSE_READ:
-        return is_opened(sent, true) && error < 0 && error > -512;
     case FUSE_READDIRPLUS:
         return error < 0 && error > -512;
+    case FUSE_MKDIR: /* what was made is one that is forced, or held */
+    case FUSE_MKNOD:
+    case FUSE_SYMLINK:
+    case FUSE_CREATE:
+        return error == -ENOMEM;
     default:
         return false;
     }
+}
+
+static bool is_making(uint32_t opcode)
+{
+    return opcode == FUSE_MKDIR || opcode == FUSE_MKNOD || opcode == FUSE_SYMLINK ||
+           opcode == FUSE_CREATE;
 }
 
 /* Takes an answer that isn't Python's. */
@@ -409,15 +480,18 @@ static void take_native(const struct sent *sent, const struct fuse_out_header *o
     if (size < least || size > most)
         fail("opcode %u has an answer of %zu bytes", opcode, size);
     fuzz.answered[opcode]++;
-    if (opcode == FUSE_LOOKUP)
+    if (opcode == FUSE_LOOKUP || is_making(opcode))
         count_lookup(((const struct fuse_entry_out *)(const void *)data)->nodeid);
-    else if (opcode == FUSE_READDIRPLUS)
+    if (opcode == FUSE_CREATE)
+        take_opened(sent, (const void *)(data + sizeof(struct fuse_entry_out)),
+                    ((const struct fuse_entry_out *)(const void *)data)->nodeid);
+    if (opcode == FUSE_READDIRPLUS)
         take_page(sent, data, size);
     else if (opcode == FUSE_OPEN || opcode == FUSE_OPENDIR)
-        take_opened(sent, (const void *)data);
+        take_opened(sent, (const void *)data, header_of(sent)->nodeid);
     else if (opcode == FUSE_READ)
         check_data(sent, data, size);
-    else if (opcode == FUSE_GETATTR &&
+    else if ((opcode == FUSE_GETATTR || opcode == FUSE_SETATTR) &&
              ((const struct fuse_attr_out *)(const void *)data)->attr.ino !=
                  header_of(sent)->nodeid)
         fail("getattr is of another inode");
@@ -437,6 +511,14 @@ static void take_passed(const struct sent *sent, const char *bytes, size_t size)
     if (header_of(sent)->opcode == FUSE_LOOKUP && entry->nodeid != 0 &&
         size == sizeof(struct fuse_out_header) + sizeof(*entry))
         count_lookup(entry->nodeid);
+}
+
+/* Tells whether Python has closed a file that it had taken over from the lane. */
+static bool is_closed_in_python(const struct sent *sent)
+{
+    return sent->is_passed && header_of(sent)->opcode == FUSE_RELEASE &&
+           argument_size(sent) >= sizeof(struct fuse_release_in) && is_opened(sent, true) &&
+           find_opened(handle_of(sent))->taken != NULL;
 }
 
 static bool is_among_others(const char *bytes, size_t size)
@@ -472,8 +554,8 @@ void take_answer(const char *bytes, size_t size)
         take_passed(sent, bytes, size);
     else if (!(fuzz.is_stopping && out->error == -EIO))
         take_native(sent, out, bytes + sizeof(*out), size - sizeof(*out));
-    if (!sent->is_passed && is_whole(sent) &&
-        (opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR))
+    if ((!sent->is_passed && is_whole(sent) &&
+         (opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR)) || is_closed_in_python(sent))
         find_opened(handle_of(sent))->fh = 0;
     settle(sent);
 }

@@ -104,6 +104,19 @@ static void take_forget(const char *bytes, size_t size)
         fail("Python was told of the end of %" PRIx64, in->nodeid);
 }
 
+/* Closes a file that was taken over from the lane. */
+static void close_taken(uint64_t fh)
+{
+    struct opened *opened = find_opened(fh);
+
+    if (opened == NULL || opened->taken == NULL)
+        return;
+    cx_files_drop(cx_lane_files(fuzz.lane), fh);
+    if (!cx_files_is_idle(cx_lane_files(fuzz.lane), fh))
+        fail("file %" PRIx64 " is closed while it is used", fh);
+    free(opened->taken);
+}
+
 /* Takes what Python got. */
 void take_passed_on(const char *bytes, size_t size)
 {
@@ -127,6 +140,8 @@ void take_passed_on(const char *bytes, size_t size)
         return;
     if (once_in(6))
         send_junk();
+    if (in->opcode == FUSE_RELEASE && size >= sizeof(*in) + sizeof(struct fuse_release_in))
+        close_taken(((const struct fuse_release_in *)(const void *)(in + 1))->fh);
     answer_in_python(sent);
 }
 
@@ -156,6 +171,23 @@ static void exchange_file(void)
     file->raw = stub_open(number % 4 == 0);
     file->is_dropped = false;
     if (!cx_files_set(files, number, (struct cx_file){file->raw, number % 4 == 0}))
+        fail("no memory");
+}
+
+/* Takes a file over from the lane. */
+static void take_file(void)
+{
+    struct opened *opened = draw_opened(true, false);
+    struct cx_opened taken;
+
+    if (opened == NULL)
+        return;
+    if (!cx_lane_take_file(fuzz.lane, opened->fh, &taken) != (opened->taken != NULL))
+        fail("file %" PRIx64 " was taken over twice, or not at all", opened->fh);
+    if (opened->taken == NULL)
+        opened->taken = taken.raw;
+    if (!once_in(4) && !cx_files_set(cx_lane_files(fuzz.lane), opened->fh,
+                                     (struct cx_file){opened->taken, false}))
         fail("no memory");
 }
 
@@ -214,7 +246,21 @@ void meddle(void)
     struct cx_known oldest[4];
     struct Inode *raw;
 
-    switch (draw(12)) {
+    switch (draw(15)) {
+    case 13:
+        if (fuzz.passes_changes || once_in(4)) {
+            fuzz.passes_changes = !fuzz.passes_changes;
+            cx_lane_pass_changes(fuzz.lane, fuzz.passes_changes);
+        }
+        break;
+    case 14:
+        at.parent = stub_ino(index);
+        if (cx_names_take(cx_lane_busy(fuzz.lane), at) && !once_in(8))
+            cx_names_remove(cx_lane_busy(fuzz.lane), at);
+        break;
+    case 12:
+        take_file();
+        break;
     case 0:
         adopt();
         break;
@@ -222,8 +268,8 @@ void meddle(void)
         cx_nodes_force(nodes, stub_ino(index), (cx_reasons)once_in(6), (cx_reasons)!once_in(6));
         break;
     case 2:
-        if (cx_hidden_add(cx_lane_hidden(fuzz.lane), at) && !once_in(4))
-            cx_hidden_remove(cx_lane_hidden(fuzz.lane), at);
+        if (cx_names_add(cx_lane_hidden(fuzz.lane), at) && !once_in(4))
+            cx_names_remove(cx_lane_hidden(fuzz.lane), at);
         break;
     case 3:
         cx_nodes_changed(nodes, at.parent);

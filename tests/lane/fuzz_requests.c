@@ -2,7 +2,10 @@
 
 #include "fuzz.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 char message[MESSAGE_MAX];
 size_t message_size;
@@ -12,6 +15,11 @@ size_t message_size;
 void begin(uint32_t opcode, uint64_t id)
 {
     *header() = (struct fuse_in_header){.opcode = opcode, .nodeid = id, .pid = 1};
+    if (once_in(3)) {
+        header()->uid = (uint32_t)(1000 + draw(12));
+        header()->gid = (uint32_t)draw(3);
+        header()->pid = once_in(4) ? (uint32_t)draw_number() : (uint32_t)getpid();
+    }
     message_size = sizeof(struct fuse_in_header);
 }
 
@@ -55,9 +63,7 @@ static uint32_t draw_size(void)
     return (uint32_t)draw(once_in(4) ? 65536 : 4096);
 }
 
-/* Returns a file or directory that no request is about, or a file that isn't being closed; NULL if
-   there is none. */
-static struct opened *draw_opened(bool is_file, bool is_free)
+struct opened *draw_opened(bool is_file, bool is_free)
 {
     size_t first = draw(OPENED_MAX);
 
@@ -164,6 +170,67 @@ static void make_open(void)
     add(&argument, sizeof(argument));
 }
 
+static uint32_t draw_mode(void)
+{
+    static const uint32_t types[] = {S_IFREG, S_IFREG, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFDIR};
+
+    return types[draw(6)] | (uint32_t)draw(010000);
+}
+
+static void make_mkdir(void)
+{
+    struct fuse_mkdir_in argument = {.mode = draw_mode(), .umask = (uint32_t)draw(01000)};
+
+    begin(FUSE_MKDIR, draw_id());
+    add(&argument, sizeof(argument));
+    add_name();
+}
+
+static void make_mknod(void)
+{
+    struct fuse_mknod_in argument = {.mode = draw_mode(), .umask = (uint32_t)draw(01000)};
+
+    begin(FUSE_MKNOD, draw_id());
+    add(&argument, sizeof(argument));
+    add_name();
+}
+
+static void make_symlink(void)
+{
+    begin(FUSE_SYMLINK, draw_id());
+    add_name();
+    if (!once_in(8))
+        add_name();
+}
+
+static void make_create(void)
+{
+    struct fuse_create_in argument = {.flags = (uint32_t)(once_in(2) ? draw_number() : O_RDWR),
+                                      .mode = draw_mode(),
+                                      .umask = (uint32_t)draw(01000)};
+
+    if (opened_count(true) >= OPENED) {
+        make_release();
+        return;
+    }
+    begin(FUSE_CREATE, draw_id());
+    add(&argument, sizeof(argument));
+    add_name();
+}
+
+static void make_setattr(void)
+{
+    struct fuse_setattr_in argument = {.valid = (uint32_t)draw(FATTR_CTIME << 2),
+                                       .mode = draw_mode(),
+                                       .mtime = draw_number(),
+                                       .mtimensec = (uint32_t)draw(1000000000)};
+
+    if (once_in(2))
+        argument.valid &= ~(uint32_t)(FATTR_SIZE | FATTR_KILL_SUIDGID);
+    begin(FUSE_SETATTR, draw_id());
+    add(&argument, sizeof(argument));
+}
+
 static void make_opendir(void)
 {
     struct fuse_open_in argument = {0};
@@ -193,7 +260,7 @@ static void make_readdirplus(void)
 
 static void make_fsync(void)
 {
-    struct opened *opened = once_in(4) ? NULL : draw_opened(once_in(2), true);
+    struct opened *opened = once_in(4) ? NULL : draw_opened(false, true);
     struct fuse_fsync_in argument = {.fh = opened != NULL ? opened->fh : draw_strange_fh()};
 
     begin(once_in(2) ? FUSE_FSYNC : FUSE_FSYNCDIR, draw_id());
@@ -264,7 +331,7 @@ static void make_other(void)
 {
     uint32_t opcode = (uint32_t)(once_in(4) ? draw_number() : draw(CX_OPCODES));
 
-    begin(is_strange(opcode) ? FUSE_SETATTR : opcode, draw_id());
+    begin(is_strange(opcode) ? FUSE_STATFS : opcode, draw_id());
     add_random(draw(128));
 }
 
@@ -298,6 +365,8 @@ static const make_fn MAKES[] = {
     make_read,        make_write,        make_release,      make_opendir, make_opendir,
     make_readdirplus, make_readdirplus,  make_readdirplus,  make_fsync,   make_releasedir,
     make_forget,      make_forget,       make_batch_forget, make_other,   make_interrupt,
+    make_mkdir,       make_mknod,        make_symlink,      make_create,  make_create,
+    make_setattr,     make_setattr,
 };
 
 void make_request(void)

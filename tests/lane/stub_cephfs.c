@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -23,6 +24,13 @@ struct Inode {
 
 struct Fh {
     bool appends;
+};
+
+struct UserPerm {
+    uid_t uid;
+    gid_t gid;
+    int count;
+    gid_t *groups;
 };
 
 struct ceph_dir_result {
@@ -161,6 +169,19 @@ static void fill(struct ceph_statx *stx, unsigned index)
     stx->stx_dev = draw(12) == 0 ? SNAPSHOT_DEVICE : draw(2) ? LIVE_DEVICE : 0;
 }
 
+/* Checks what something is made with: rights whose groups are still there. */
+static void check_made(const struct Inode *parent, const char *name, const struct UserPerm *perms)
+{
+    uint64_t sum = 0;
+
+    if (parent->index >= STUB_INODES || strlen(name) == 0 || strlen(name) > NAME_MAX_)
+        abort();
+    for (int i = 0; i < perms->count; i++)
+        sum += perms->groups[i];
+    if (sum == UINT64_MAX || perms->uid + perms->gid == UINT32_MAX)
+        abort();
+}
+
 /* libcephfs */
 
 int ceph_ll_lookup_root(struct ceph_mount_info *mount, Inode **root)
@@ -289,6 +310,91 @@ int ceph_ll_open(struct ceph_mount_info *mount, Inode *inode, int flags, struct 
     if (rc == 0)
         *out = stub_open(false);
     return rc;
+}
+
+/* Makes something: one of the inodes that there are, of the same type. */
+static int make(struct Inode **out, struct ceph_statx *stx, mode_t type)
+{
+    unsigned index = S_ISDIR(type) ? 0 : S_ISREG(type) ? 1 : 2;
+    int rc = failing(8);
+
+    if (rc != 0)
+        return rc;
+    index += 3 * (1 + (unsigned)draw(STUB_INODES / 3 - 1));
+    *out = stub_reference(index);
+    fill(stx, index);
+    stx->stx_mode = (uint16_t)(type | 0644);
+    stx->stx_dev = LIVE_DEVICE;
+    return 0;
+}
+
+int ceph_ll_mkdir(struct ceph_mount_info *mount, Inode *parent, const char *name, mode_t mode,
+                  Inode **out, struct ceph_statx *stx, unsigned want, unsigned flags,
+                  const UserPerm *perms)
+{
+    (void)mount, (void)mode, (void)want, (void)flags;
+    check_made(parent, name, perms);
+    return make(out, stx, S_IFDIR);
+}
+
+int ceph_ll_mknod(struct ceph_mount_info *mount, Inode *parent, const char *name, mode_t mode,
+                  dev_t rdev, Inode **out, struct ceph_statx *stx, unsigned want, unsigned flags,
+                  const UserPerm *perms)
+{
+    (void)mount, (void)rdev, (void)want, (void)flags;
+    check_made(parent, name, perms);
+    return make(out, stx, mode & S_IFMT);
+}
+
+int ceph_ll_symlink(struct ceph_mount_info *mount, Inode *parent, const char *name,
+                    const char *target, Inode **out, struct ceph_statx *stx, unsigned want,
+                    unsigned flags, const UserPerm *perms)
+{
+    (void)mount, (void)want, (void)flags;
+    check_made(parent, name, perms);
+    if (strlen(target) == 0)
+        abort();
+    return make(out, stx, S_IFLNK);
+}
+
+int ceph_ll_create(struct ceph_mount_info *mount, Inode *parent, const char *name, mode_t mode,
+                   int flags, Inode **out, struct Fh **fh, struct ceph_statx *stx, unsigned want,
+                   unsigned other, const UserPerm *perms)
+{
+    int rc;
+
+    (void)mount, (void)mode, (void)want, (void)other;
+    check_made(parent, name, perms);
+    if ((flags & (O_CREAT | O_EXCL | O_TRUNC)) != (O_CREAT | O_EXCL))
+        abort();
+    rc = make(out, stx, S_IFREG);
+    if (rc == 0)
+        *fh = stub_open((flags & O_APPEND) != 0);
+    return rc;
+}
+
+int ceph_ll_setattr(struct ceph_mount_info *mount, Inode *inode, struct ceph_statx *stx, int mask,
+                    const UserPerm *perms)
+{
+    (void)mount;
+    if (inode->index >= STUB_INODES || perms == NULL || mask == 0 ||
+        mask & ~(CEPH_SETATTR_MODE | CEPH_SETATTR_UID | CEPH_SETATTR_GID | CEPH_SETATTR_MTIME |
+                 CEPH_SETATTR_ATIME) || stx->stx_mode > 07777)
+        abort();
+    return failing(8);
+}
+
+UserPerm *ceph_userperm_new(uid_t uid, gid_t gid, int count, gid_t *groups)
+{
+    struct UserPerm *perms = or_die(malloc(sizeof(*perms)));
+
+    *perms = (struct UserPerm){uid, gid, count, groups};
+    return perms;
+}
+
+void ceph_userperm_destroy(UserPerm *perms)
+{
+    free(perms);
 }
 
 int ceph_ll_close(struct ceph_mount_info *mount, struct Fh *fh)

@@ -31,6 +31,7 @@ class Known:
     lookups: int = 0
     changes: int = 0
     reasons: int = 0
+    touches: int = 0
 
 
 class Table:
@@ -105,6 +106,9 @@ class Table:
     def changed(self, directory: int) -> None:
         self._lib.cx_nodes_changed(self._nodes, directory)
 
+    def touched(self, directory: int) -> None:
+        self._lib.cx_nodes_touched(self._nodes, directory)
+
     def count(self) -> int:
         return int(self._lib.cx_nodes_count(self._nodes))
 
@@ -136,6 +140,7 @@ class Table:
             known.lookups,
             known.changes,
             known.reasons,
+            known.touches,
         )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.ceph import CephCluster
+from tests.conftest import short_directory
 from tests.gateway import Gateway, ceph_gateway, posix_gateway
+from tests.posix import acl
+from tests.posix.actors import OWNER, STRANGER, SUPPLEMENTARY, as_user
 from tests.waiting import wait_until
 
 _FILES = 500
@@ -19,10 +24,9 @@ _OURS = ("lookup", "getattr", "open", "read", "opendir", "readdir")
 
 
 @pytest.fixture(scope="module")
-def gateway(cluster: CephCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Mount with the lane."""
-    base = tmp_path_factory.mktemp("lane")
-    with ceph_gateway(cluster, base, "lane=on").mounted() as gateway:
+def gateway(cluster: CephCluster) -> Iterator[Gateway]:
+    """Mount with the lane, where all users may go."""
+    with short_directory() as base, ceph_gateway(cluster, base, "lane=on").mounted() as gateway:
         yield gateway
 
 
@@ -34,12 +38,17 @@ def top(gateway: Gateway, request: pytest.FixtureRequest) -> Path:
     return top
 
 
+def _count(gateway: Gateway, name: str) -> float:
+    """Read a metric; what has never been counted isn't there."""
+    return gateway.metric(name) if f"cephfs_ext_{name} " in gateway.get("/metrics") else 0.0
+
+
 def _answered(gateway: Gateway, op: str) -> float:
-    return gateway.metric(f'lane_answered_total{{op="{op}"}}')
+    return _count(gateway, f'lane_answered_total{{op="{op}"}}')
 
 
 def _in_python(gateway: Gateway, op: str) -> float:
-    return gateway.metric(f'fuse_op_duration_seconds_count{{op="{op}"}}')
+    return _count(gateway, f'fuse_op_duration_seconds_count{{op="{op}"}}')
 
 
 def test_what_needs_no_decision_never_comes_to_python(gateway: Gateway, top: Path) -> None:
@@ -58,6 +67,33 @@ def test_what_needs_no_decision_never_comes_to_python(gateway: Gateway, top: Pat
     for op in _OURS:
         assert _answered(gateway, op) > before[op][0], op
         assert _in_python(gateway, op) == before[op][1], op
+
+
+def test_changes_that_decide_nothing_never_come_to_python(gateway: Gateway, top: Path) -> None:
+    """[lane-1]."""
+    changes: dict[str, Callable[[], object]] = {
+        "create": lambda: (top / "file").write_bytes(b"x" * 5000),
+        "mkdir": lambda: (top / "dir").mkdir(),
+        "mknod": lambda: os.mkfifo(top / "fifo"),
+        "symlink": lambda: (top / "link").symlink_to("file"),
+        "setattr": lambda: (top / "file").chmod(0o640),
+    }
+    for op, change in changes.items():
+        before = _answered(gateway, op), _in_python(gateway, op)
+        change()
+        assert _answered(gateway, op) == before[0] + 1, op
+        assert _in_python(gateway, op) == before[1], op
+    os.utime(top / "file", ns=(1_000_000_001, 2_000_000_002))
+    os.chown(top / "file", 30001, 30002)
+    status = (top / "file").stat()
+    assert stat.S_IMODE(status.st_mode) == 0o640
+    assert (status.st_uid, status.st_gid, status.st_size) == (30001, 30002, 5000)
+    assert (status.st_atime_ns, status.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
+    assert stat.S_ISFIFO((top / "fifo").stat().st_mode)
+    assert (top / "link").read_bytes() == b"x" * 5000
+    assert sorted(os.listdir(top)) == ["dir", "fifo", "file", "link"]
+    with pytest.raises(FileExistsError):
+        (top / "dir").mkdir()
 
 
 def _asked(gateway: Gateway, before: dict[str, tuple[float, float]]) -> bool:
@@ -145,6 +181,117 @@ def test_what_another_wrote_is_synced_through_a_reader(gateway: Gateway, top: Pa
     gateway.kill()
     gateway.mount()
     assert path.read_bytes() == b"x" * 10_000
+
+
+def test_what_is_made_here_is_pythons_when_it_has_to_decide(gateway: Gateway, top: Path) -> None:
+    """[lane-1], [truncate-1]: fsync and ftruncate of a file that the lane has made and open."""
+    path = top / "file"
+    with path.open("xb", buffering=0) as file:
+        file.write(b"x" * 10_000)
+        os.fsync(file.fileno())
+        written = _answered(gateway, "write"), _in_python(gateway, "write")
+        file.write(b"y" * 10_000)
+        assert _answered(gateway, "write") > written[0]
+        assert _in_python(gateway, "write") == written[1]
+        kept = gateway.metric('trash_moves_total{kind="truncated"}')
+        file.truncate(0)
+        assert gateway.metric('trash_moves_total{kind="truncated"}') == kept + 1
+        file.seek(0)
+        file.write(b"new")
+        file.truncate(2)
+    assert path.read_bytes() == b"ne"
+    (entry,) = [item for item in gateway.trash() if item["path"].endswith(f"{top.name}/file")]
+    (top / "old").mkdir()
+    gateway.run("trash", "restore", entry["id"], "--to", str(top / "old"), check=True)
+    assert (top / "old/file").read_bytes() == b"x" * 10_000 + b"y" * 10_000
+    gateway.kill()
+    gateway.mount()
+    assert path.read_bytes() == b"ne"
+
+
+def test_a_file_without_write_permission_goes_on_to_be_written(top: Path) -> None:
+    """[perm-1]: by who has made it, and has it open."""
+    os.chown(top, STRANGER.uid, STRANGER.gid)
+
+    def act() -> None:
+        with os.fdopen(os.open(top / "file", os.O_CREAT | os.O_RDWR, 0o400), "wb") as file:
+            file.write(b"content")
+            file.flush()
+            os.ftruncate(file.fileno(), 3)
+            os.fchmod(file.fileno(), 0o440)
+
+    as_user(STRANGER, act)
+    status = (top / "file").stat()
+    assert (status.st_uid, status.st_size, stat.S_IMODE(status.st_mode)) == (
+        STRANGER.uid,
+        3,
+        0o440,
+    )
+
+
+def test_umask_and_default_lists_count_as_elsewhere(top: Path) -> None:
+    """[perm-2]."""
+    before = os.umask(0o027)
+    try:
+        (top / "plain").mkdir()
+        (top / "plain/file").touch()
+        acl.write(top / "plain", acl.extended(0o770, acl.Entry(acl.USER, 7, 30009)), acl.DEFAULT)
+        (top / "plain/inherits").touch()
+        (top / "plain/dir").mkdir()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((top / "plain").stat().st_mode) == 0o750
+    assert stat.S_IMODE((top / "plain/file").stat().st_mode) == 0o640
+    assert stat.S_IMODE((top / "plain/inherits").stat().st_mode) == 0o660
+    assert acl.DEFAULT in os.listxattr(top / "plain/dir")
+
+
+def test_groups_count_as_the_process_has_them(gateway: Gateway, top: Path) -> None:
+    """[perm-3]: at this moment, those of `/proc` among them."""
+    os.chown(top, 0, OWNER.gid)
+    top.chmod(0o2770)
+    before = _answered(gateway, "create")
+    as_user(SUPPLEMENTARY, (top / "file").touch)
+    assert _answered(gateway, "create") == before + 1
+    assert (top / "file").stat().st_gid == OWNER.gid
+    with pytest.raises(PermissionError):
+        as_user(STRANGER, (top / "other").touch)
+
+
+def test_nothing_is_made_in_a_directory_that_was_deleted(gateway: Gateway, top: Path) -> None:
+    """[unlink-3]: nor below one, as long as somebody has it open; elsewhere Python makes it."""
+    (top / "d/e").mkdir(parents=True)
+    fd = os.open(top / "d/e", os.O_RDONLY | os.O_DIRECTORY)
+    (top / "d").rename(top / ".trashbin" / "d")
+    for make in (
+        lambda: os.mkdir("x", dir_fd=fd),
+        lambda: os.close(os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=fd)),
+        lambda: os.symlink("x", "x", dir_fd=fd),
+    ):
+        with pytest.raises(PermissionError):
+            make()
+    (top / "elsewhere").mkdir()
+    os.close(fd)
+    assert os.listdir(top) == ["elsewhere"]
+
+
+def test_names_are_changed_by_one_at_a_time(gateway: Gateway, top: Path) -> None:
+    """What a restore brings back, and what is made at the same moment, under one name."""
+    for _ in range(30):
+        path = top / "file"
+        path.write_text("deleted")
+        path.unlink()
+        restore = threading.Thread(
+            target=lambda: gateway.run("trash", "restore", "--last", str(top))
+        )
+        restore.start()
+        while restore.is_alive():
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                break
+        restore.join()
+        assert path.exists()
+        path.unlink()
 
 
 def _reads_from_pages(gateway: Gateway, path: Path) -> bool:

@@ -188,6 +188,13 @@ class NodesMachine(RuleBasedStateMachine):
         if node in self.model.nodes:
             self.model.nodes[node].changes += self.model.nodes[node].is_dir
 
+    @rule(node=ids)
+    def touched(self, node: int) -> None:
+        self.table.touched(node)
+        if node in self.model.nodes and self.model.nodes[node].is_dir:
+            self.model.nodes[node].changes += 1
+            self.model.nodes[node].touches += 1
+
     @rule(count=st.integers(0, len(IDS) + 1))
     def oldest(self, count: int) -> None:
         self._same(self.table.oldest(count), self.model.oldest(count))

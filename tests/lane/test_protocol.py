@@ -7,6 +7,7 @@ import os
 import random
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,23 @@ from tests.lane.building import HERE, LANE, MEMORY, THREADS, Builds, Ended, run
 SOAK_S = float(os.environ.get("SOAK_S") or 300.0)
 _DEFINED = ("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-Wl,--wrap=read,--wrap=writev")
 _FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
-_OTHERS = ("lane.c", "nodes.c", "files.c", "hidden.c", *(str(HERE / source) for source in _FUZZ))
+_LANE = (
+    "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "data.c",
+    "change.c", "credentials.c",
+)  # fmt: skip
+_OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 3000
 _SOAK_REQUESTS = 20_000
-_ANSWERED = frozenset({1, 3, 5, 14, 15, 16, 18, 22, 27, 29, 44})
+_ANSWERED = frozenset({1, 3, 4, 5, 6, 8, 9, 14, 15, 16, 18, 22, 27, 29, 35, 44})
 """Opcodes of which the lane has to have answered some requests itself."""
 
 
-def _program(builds: Builds, sanitizers: tuple[str, ...], answer: str = "answer.c") -> Path:
-    return builds.program("lane_fuzz.c", answer, *_OTHERS, flags=(*sanitizers, *_DEFINED))
+def _program(
+    builds: Builds, sanitizers: tuple[str, ...], instead: Mapping[str, str] | None = None
+) -> Path:
+    """Build the lane, with other files `instead` of some."""
+    sources = ((instead or {}).get(source, source) for source in _LANE)
+    return builds.program("lane_fuzz.c", *sources, *_OTHERS, flags=(*sanitizers, *_DEFINED))
 
 
 def _fuzz(program: Path, seed: int, requests: int, threads: int) -> Ended:
@@ -54,6 +63,7 @@ def test_many_threads_answer_any_request_once(
 class Wrong:
     """Something that the lane would do wrong, and what is said of it."""
 
+    source: str
     text: str
     instead: str
     reported: str
@@ -61,16 +71,25 @@ class Wrong:
 
 WRONGS = {
     "length": Wrong(
-        "request->size - sizeof(*argument) < argument->size ||", "", "AddressSanitizer"
+        "data.c", "request->size - sizeof(*argument) < argument->size ||", "", "AddressSanitizer"
     ),
-    "name": Wrong("|| memchr(name, '\\0', request->size - offset) == NULL", "", "AddressSanitizer"),
+    "name": Wrong(
+        "answer.c",
+        "|| memchr(name, '\\0', request->size - offset) == NULL",
+        "",
+        "AddressSanitizer",
+    ),
     "listing": Wrong(
+        "listing.c",
         "ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);",
         "",
         "listing has no entry",
     ),
     "lookup": Wrong(
-        "forget(request, plus->entry_out.nodeid, 1);", "(void)request;", "inodes are left"
+        "listing.c",
+        "cx_forget(request, plus->entry_out.nodeid, 1);",
+        "(void)request;",
+        "inodes are left",
     ),
 }
 _SEEDS = range(1, 9)
@@ -78,11 +97,11 @@ _SEEDS = range(1, 9)
 
 @pytest.mark.parametrize("wrong", WRONGS.values(), ids=WRONGS)
 def test_what_is_wrong_is_found(builds: Builds, tmp_path: Path, wrong: Wrong) -> None:
-    text = (LANE / "answer.c").read_text()
+    text = (LANE / wrong.source).read_text()
     assert text.count(wrong.text) == 1
-    answer = tmp_path / "answer.c"
-    answer.write_text(text.replace(wrong.text, wrong.instead))
-    program = _program(builds, MEMORY, str(answer))
+    spoilt = tmp_path / wrong.source
+    spoilt.write_text(text.replace(wrong.text, wrong.instead))
+    program = _program(builds, MEMORY, {wrong.source: str(spoilt)})
     for seed in _SEEDS:
         ended = _fuzz(program, seed, _REQUESTS, 1)
         if ended.code != 0:

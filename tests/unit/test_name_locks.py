@@ -81,6 +81,45 @@ def test_nobody_waits_in_a_circle() -> None:
     trio.run(main)
 
 
+class _Others:
+    """Somebody who changes names in threads of their own."""
+
+    def __init__(self, *names: Name) -> None:
+        self.taken = set(names)
+
+    def take_name(self, parent: Ino, name: bytes) -> bool:
+        is_free = (parent, name) not in self.taken
+        self.taken.add((parent, name))
+        return is_free
+
+    def leave_name(self, parent: Ino, name: bytes) -> None:
+        self.taken.remove((parent, name))
+
+
+def test_others_are_waited_for_and_kept_away() -> None:
+    async def main() -> None:
+        locks, others = NameLocks(), _Others(A)
+        locks.others = others
+        with trio.move_on_after(0.02) as waiting:
+            async with locks.held(B, A):
+                raise AssertionError("two changes of one name")
+        assert waiting.cancelled_caught
+        assert others.taken == {A}
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                await trio.sleep(0.01)
+                others.leave_name(*A)
+
+            nursery.start_soon(leave)
+            with trio.fail_after(5):
+                async with locks.held(A, B):
+                    assert others.taken == {A, B}
+        assert not others.taken
+
+    trio.run(main)
+
+
 def test_who_is_cancelled_while_waiting_leaves_nothing() -> None:
     async def main() -> None:
         locks = NameLocks()

@@ -1,0 +1,167 @@
+/* Open files, and their data. */
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "inside.h"
+
+#define AT_THE_END (-1)
+
+/* opening and closing */
+
+void cx_close_file(struct cx_lane *lane, struct cx_opened opened)
+{
+    ceph_ll_close(lane->mount, opened.raw);
+    cx_file_is_gone(lane, opened);
+}
+
+void cx_file_is_gone(struct cx_lane *lane, struct cx_opened opened)
+{
+    cx_nodes_closed(lane->nodes, opened.id);
+    cx_inode_release(lane->nodes, opened.inode);
+    atomic_fetch_sub(&lane->open_count, 1);
+}
+
+uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t generation)
+{
+    uint64_t fh = cx_files_open(lane->files, opened, generation);
+
+    atomic_fetch_add(&lane->open_count, 1);
+    if (fh == 0)
+        cx_close_file(lane, opened);
+    return fh;
+}
+
+/* Returns the version of a file, which any change of it changes; 0 if it isn't known. Asks a
+   metadata server only where the session may not answer by itself: others may have written. */
+static uint64_t version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino)
+{
+    struct ceph_statx stx;
+
+    if (ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx,
+                        CEPH_STATX_BASIC_STATS | CEPH_STATX_VERSION, 0, lane->perms) < 0)
+        return 0;
+    *ino = stx.stx_ino;
+    return stx.stx_mask & CEPH_STATX_VERSION ? stx.stx_version : 0;
+}
+
+/* Says whether the kernel may keep its pages of a file that is opened: if they are of the same
+   version, the file hasn't changed since others were dropped. */
+static bool keeps_pages(struct cx_lane *lane, const struct cx_opened *opened, uint64_t *ino,
+                        uint64_t *version)
+{
+    *version = version_of(lane, opened->inode, ino);
+    return cx_nodes_has_pages(lane->nodes, opened->id, *version);
+}
+
+/* Opens a file for reading; all other opens decide something. */
+enum outcome cx_answer_open(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_open_in *argument = request->argument;
+    uint64_t generation = cx_files_generation(lane->files), ino = 0, version;
+    struct cx_opened opened = {.id = request->in->nodeid, .flags = O_RDONLY};
+    struct fuse_open_out out = {0};
+    bool keeps;
+
+    if (request->size < sizeof(*argument) || (argument->flags & O_ACCMODE) != O_RDONLY ||
+        argument->flags & O_TRUNC || lane->open_count >= lane->settings.open_max)
+        return PASSED;
+    opened.inode = cx_nodes_open(lane->nodes, opened.id);
+    if (opened.inode == NULL)
+        return PASSED;
+    if (ceph_ll_open(lane->mount, cx_inode_raw(opened.inode), O_RDONLY, &opened.raw,
+                     lane->perms) < 0) {
+        cx_nodes_closed(lane->nodes, opened.id);
+        cx_inode_release(lane->nodes, opened.inode);
+        return PASSED;
+    }
+    keeps = keeps_pages(lane, &opened, &ino, &version);
+    out.fh = cx_note_opened(lane, opened, generation);
+    if (out.fh == 0)
+        return PASSED;
+    out.open_flags = keeps ? FOPEN_KEEP_CACHE : 0;
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
+        if (cx_files_close(lane->files, out.fh, &opened)) /* nobody will */
+            cx_close_file(lane, opened);
+    } else if (!keeps) {
+        cx_nodes_note_pages(lane->nodes, request->in->nodeid, ino, version);
+    }
+    return ANSWERED;
+}
+
+enum outcome cx_answer_release(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_release_in *argument = request->argument;
+    struct cx_opened opened;
+
+    if (request->size < sizeof(*argument) || !cx_files_close(lane->files, argument->fh, &opened))
+        return PASSED;
+    cx_close_file(lane, opened);
+    cx_reply(request, 0, NULL, 0);
+    return ANSWERED;
+}
+
+/* data */
+
+/* Reads into the buffer for answers: how much, or -errno. */
+static int read_data(const struct request *request, struct Fh *raw)
+{
+    const struct fuse_read_in *argument = request->argument;
+    size_t got = 0;
+    int rc = 1;
+
+    while (got < argument->size && rc > 0) {
+        rc = ceph_ll_read(request->lane->mount, raw, (int64_t)(argument->offset + got),
+                          argument->size - got, OUT_DATA(request) + got);
+        got += rc > 0 ? (size_t)rc : 0;
+    }
+    return rc < 0 ? rc : (int)got;
+}
+
+enum outcome cx_answer_read(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_read_in *argument = request->argument;
+    struct cx_file file;
+    int rc;
+
+    if (request->size < sizeof(*argument) || argument->size > DATA_MAX ||
+        !cx_files_begin(lane->files, argument->fh, &file))
+        return PASSED;
+    rc = read_data(request, file.raw);
+    cx_files_end(lane->files, argument->fh);
+    if (rc < 0)
+        return PASSED;
+    atomic_fetch_add(&lane->bytes[0], (uint64_t)rc);
+    cx_reply_out(request, (size_t)rc);
+    return ANSWERED;
+}
+
+enum outcome cx_answer_write(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_write_in *argument = request->argument;
+    const char *data = (const char *)(argument + 1);
+    struct fuse_write_out out = {0};
+    struct cx_file file;
+    int rc = 1;
+
+    if (request->size < sizeof(*argument) ||
+        request->size - sizeof(*argument) < argument->size ||
+        !cx_files_begin(lane->files, argument->fh, &file))
+        return PASSED;
+    while (out.size < argument->size && rc > 0) {
+        int64_t at = file.appends ? AT_THE_END : (int64_t)(argument->offset + out.size);
+        rc = ceph_ll_write(lane->mount, file.raw, at, argument->size - out.size,
+                           data + out.size);
+        out.size += rc > 0 ? (uint32_t)rc : 0;
+    }
+    cx_files_end(lane->files, argument->fh);
+    if (rc < 0 && out.size == 0)
+        return PASSED;
+    atomic_fetch_add(&lane->bytes[1], out.size);
+    cx_reply(request, 0, &out, sizeof(out));
+    return ANSWERED;
+}

@@ -1,0 +1,316 @@
+/* Open directories, and what is read of them. */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "inside.h"
+
+/* Positions in a listing behind `.` and `..`, which libcephfs doesn't use. */
+#define BEHIND_DOT ((UINT64_C(1) << 62) + 1)
+#define BEHIND_DOTDOT ((UINT64_C(1) << 62) + 2)
+
+/* A directory that is open here. The kernel serialises what reads it. */
+struct directory {
+    struct directory *next; /* in its bucket, with the lane's lock */
+    uint64_t number;        /* what the kernel has for it, without CX_OPEN_HERE */
+    struct ceph_dir_result *raw;
+    uint64_t id;
+    uint64_t changes; /* of names, when it was opened */
+    uint64_t cookie;  /* where libcephfs stands */
+    bool is_ahead;    /* what follows was read, and there was no room for it */
+    struct dirent entry;
+    struct Inode *inode;
+};
+
+/* the table of open directories */
+
+/* Returns where a directory stands in its bucket: NULL behind the last. */
+static struct directory **find_directory(struct cx_lane *lane, uint64_t number)
+{
+    struct directory **place = &lane->directories[number % DIRECTORY_BUCKETS];
+
+    while (*place != NULL && (*place)->number != number)
+        place = &(*place)->next;
+    return place;
+}
+
+/* Returns the directory that the kernel has a number for; NULL if none is open here. */
+static struct directory *directory_of(struct cx_lane *lane, uint64_t fh)
+{
+    struct directory *directory;
+
+    if (!(fh & CX_OPEN_HERE))
+        return NULL;
+    pthread_mutex_lock(&lane->lock);
+    directory = *find_directory(lane, fh & ~CX_OPEN_HERE);
+    pthread_mutex_unlock(&lane->lock);
+    return directory;
+}
+
+/* Gives a directory a number; returns what the kernel is told. */
+static uint64_t link_directory(struct cx_lane *lane, struct directory *directory)
+{
+    struct directory **place;
+
+    pthread_mutex_lock(&lane->lock);
+    directory->number = ++lane->directory_count << 1 | 1;
+    place = &lane->directories[directory->number % DIRECTORY_BUCKETS];
+    directory->next = *place;
+    *place = directory;
+    pthread_mutex_unlock(&lane->lock);
+    atomic_fetch_add(&lane->open_count, 1);
+    return directory->number | CX_OPEN_HERE;
+}
+
+static void drop_ahead(struct cx_lane *lane, struct directory *directory)
+{
+    if (directory->is_ahead && directory->inode != NULL)
+        ceph_ll_put(lane->mount, directory->inode);
+    directory->is_ahead = false;
+}
+
+static void close_directory(struct cx_lane *lane, struct directory *directory)
+{
+    drop_ahead(lane, directory);
+    ceph_ll_releasedir(lane->mount, directory->raw);
+    free(directory);
+}
+
+/* Takes a directory out of the table, and closes it. */
+static void unlink_directory(struct cx_lane *lane, struct directory *directory)
+{
+    pthread_mutex_lock(&lane->lock);
+    *find_directory(lane, directory->number) = directory->next;
+    pthread_mutex_unlock(&lane->lock);
+    atomic_fetch_sub(&lane->open_count, 1);
+    close_directory(lane, directory);
+}
+
+/* requests */
+
+enum outcome cx_answer_opendir(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    struct directory *directory = NULL;
+    struct fuse_open_out out = {0};
+    struct cx_known known;
+    struct cx_inode *inode;
+    int rc = -ENOMEM;
+
+    if (lane->passes_opendir)
+        return PASSED;
+    inode = cx_use(request, &known);
+    if (inode == NULL)
+        return PASSED;
+    directory = calloc(1, sizeof(*directory));
+    if (directory != NULL)
+        rc = ceph_ll_opendir(lane->mount, cx_inode_raw(inode), &directory->raw, lane->perms);
+    cx_inode_release(lane->nodes, inode);
+    if (rc < 0) {
+        free(directory);
+        return PASSED;
+    }
+    directory->id = request->in->nodeid;
+    directory->changes = known.changes;
+    out.fh = link_directory(lane, directory);
+    if (cx_reply(request, 0, &out, sizeof(out)) != 0)
+        unlink_directory(lane, directory); /* nobody will close it */
+    return ANSWERED;
+}
+
+enum outcome cx_answer_releasedir(struct request *request)
+{
+    const struct fuse_release_in *argument = request->argument;
+    struct directory *directory = NULL;
+
+    if (request->size >= sizeof(*argument))
+        directory = directory_of(request->lane, argument->fh);
+    if (directory == NULL)
+        return PASSED;
+    unlink_directory(request->lane, directory);
+    cx_reply(request, 0, NULL, 0);
+    return ANSWERED;
+}
+
+void cx_close_directories(struct cx_lane *lane)
+{
+    for (uint32_t i = 0; i < DIRECTORY_BUCKETS; i++) {
+        while (lane->directories[i] != NULL) {
+            struct directory *directory = lane->directories[i];
+            lane->directories[i] = directory->next;
+            close_directory(lane, directory);
+        }
+    }
+}
+
+/* Has Python make the names of a directory durable, of which it gets the id: deletes may be
+   pending there. */
+enum outcome cx_answer_fsyncdir(struct request *request)
+{
+    struct fuse_fsync_in *argument = request->argument;
+
+    if (request->size >= sizeof(*argument) && argument->fh & CX_OPEN_HERE)
+        argument->fh = CX_OPEN_HERE | request->in->nodeid;
+    return PASSED;
+}
+
+/* A reply to READDIRPLUS under construction. */
+struct page {
+    char *data;
+    size_t used;
+    size_t size;
+};
+
+/* Adds an entry; false if there is no room. */
+static bool add_entry(struct page *page, const struct fuse_entry_out *entry, const char *name,
+                      uint64_t ino, uint32_t type, uint64_t behind)
+{
+    size_t length = strlen(name);
+    struct fuse_direntplus *plus = (void *)(page->data + page->used);
+    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+
+    if (page->size - page->used < size)
+        return false;
+    memset(plus, 0, size);
+    plus->entry_out = *entry;
+    plus->dirent.ino = ino;
+    plus->dirent.off = behind;
+    plus->dirent.namelen = (uint32_t)length;
+    plus->dirent.type = type;
+    memcpy(plus->dirent.name, name, length);
+    page->used += size;
+    return true;
+}
+
+/* Reads the next entry into `directory`: 1, 0 at the end, or -errno. */
+static int next_entry(struct cx_lane *lane, struct directory *directory, struct ceph_statx *stx)
+{
+    int rc;
+
+    if (directory->is_ahead) {
+        directory->is_ahead = false;
+        /* what was read is some time old by now */
+        if (ceph_ll_getattr(lane->mount, directory->inode, stx, CEPH_STATX_BASIC_STATS, 0,
+                            lane->perms) == 0)
+            return 1;
+        ceph_ll_put(lane->mount, directory->inode);
+        ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);
+    }
+    rc = ceph_readdirplus_r(lane->mount, directory->raw, &directory->entry, stx,
+                            CEPH_STATX_BASIC_STATS, AT_SYMLINK_NOFOLLOW, &directory->inode);
+    return rc;
+}
+
+/* Adds what was read to a page, and counts the lookup that the kernel makes of it. What only
+   Python can answer for is a name without attributes. False if there is no room. */
+static bool add_found(struct cx_lane *lane, struct directory *directory, struct page *page,
+                      const struct ceph_statx *stx, bool is_sure, uint64_t behind)
+{
+    const struct dirent *de = &directory->entry;
+    struct cx_name at = {directory->id, de->d_name, strlen(de->d_name)};
+    uint64_t ino = stx->stx_ino;
+    struct fuse_entry_out entry = {0};
+    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + at.length);
+
+    if (page->size - page->used < size)
+        return false;
+    if (cx_is_live(stx) && cx_nodes_learn(lane->nodes, ino, directory->inode, at,
+                                       S_ISDIR(stx->stx_mode), stx->stx_nlink) == CX_LEARNED) {
+        cx_fill_entry(lane, &entry, ino, stx);
+        if (!is_sure)
+            entry.entry_valid = entry.entry_valid_nsec = 0;
+    } else {
+        ceph_ll_put(lane->mount, directory->inode);
+    }
+    (void)add_entry(page, &entry, de->d_name, ino, (stx->stx_mode & S_IFMT) >> 12, behind);
+    return true;
+}
+
+/* Takes the lookups of a page back that the kernel didn't get. */
+static void forget_page(const struct request *request, const struct page *page)
+{
+    for (size_t at = 0; at < page->used;) {
+        const struct fuse_direntplus *plus = (const void *)(page->data + at);
+        if (plus->entry_out.nodeid != 0)
+            cx_forget(request, plus->entry_out.nodeid, 1);
+        at += FUSE_DIRENTPLUS_SIZE(plus);
+    }
+}
+
+static bool is_dots(const char *name)
+{
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+static int fill_page(struct cx_lane *lane, struct directory *directory, struct page *page,
+                     uint64_t start, bool is_sure)
+{
+    uint64_t cookie = start == BEHIND_DOT || start == BEHIND_DOTDOT ? 0 : start;
+    struct ceph_statx stx;
+    int rc = 1;
+
+    if (cookie == 0 || cookie != directory->cookie) {
+        drop_ahead(lane, directory);
+        ceph_seekdir(lane->mount, directory->raw, (int64_t)cookie);
+        directory->cookie = cookie;
+    }
+    while ((rc = next_entry(lane, directory, &stx)) > 0) {
+        uint64_t behind = (uint64_t)ceph_telldir(lane->mount, directory->raw);
+        const char *name = directory->entry.d_name;
+        struct cx_name at = {directory->id, name, strlen(name)};
+        if (is_dots(name) || strcmp(name, TRASH) == 0 || cx_names_has(lane->hidden, at)) {
+            ceph_ll_put(lane->mount, directory->inode);
+        } else if (!add_found(lane, directory, page, &stx, is_sure, behind)) {
+            directory->is_ahead = true;
+            return 1;
+        }
+        directory->cookie = behind;
+    }
+    return rc;
+}
+
+/* Adds `.` and `..`, of which the kernel takes no attributes; false if there is no room. */
+static bool add_dots(struct page *page, uint64_t id, uint64_t parent, uint64_t start)
+{
+    struct fuse_entry_out none = {0};
+
+    if (start == 0 && !add_entry(page, &none, ".", id, DT_DIR, BEHIND_DOT))
+        return false;
+    if ((start == 0 || start == BEHIND_DOT) &&
+        !add_entry(page, &none, "..", parent, DT_DIR, BEHIND_DOTDOT))
+        return false;
+    return true;
+}
+
+enum outcome cx_answer_readdirplus(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const struct fuse_read_in *argument = request->argument;
+    struct page page = {.data = OUT_DATA(request)};
+    struct directory *directory = NULL;
+    struct cx_known known;
+    uint64_t start;
+    int rc = 0;
+
+    if (request->size >= sizeof(*argument))
+        directory = directory_of(lane, argument->fh);
+    if (directory == NULL)
+        return PASSED;
+    page.size = argument->size < DATA_MAX ? argument->size : DATA_MAX;
+    start = argument->offset;
+    if (!cx_nodes_look(lane->nodes, directory->id, &known))
+        rc = -ESTALE;
+    else if (add_dots(&page, directory->id, known.parent, start))
+        rc = fill_page(lane, directory, &page, start, known.changes == directory->changes);
+    if (rc < 0 && page.used == 0) {
+        cx_reply(request, rc, NULL, 0);
+        return ANSWERED;
+    }
+    if (cx_reply_out(request, page.used) != 0)
+        forget_page(request, &page);
+    return ANSWERED;
+}
