@@ -101,6 +101,20 @@ def chmod(place: Place) -> int:
     return len(_paths(place))
 
 
+@workload("utimensat of files just seen", unit="file", setup=_known_files)
+def utime(place: Place) -> int:
+    for path in _paths(place):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return len(_paths(place))
+
+
+@workload("mkdir in one directory", unit="dir")
+def mkdir(place: Place) -> int:
+    for path in _paths(place):
+        os.mkdir(path)
+    return len(_paths(place))
+
+
 @workload("rename of files just seen, to new names beside them", unit="file", setup=_known_files)
 def rename(place: Place) -> int:
     for path in _paths(place):
