@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from cffi import FFI
 
-_SOURCES = ("nodes", "names", "files", "credentials", "lane", "answer", "listing", "data", "change")
+_SOURCES = (
+    "nodes", "names", "files", "allowed", "credentials",
+    "lane", "answer", "listing", "data", "change",
+)  # fmt: skip
 
 ffibuilder = FFI()
 
@@ -22,6 +25,7 @@ ffibuilder.cdef(
     struct cx_nodes;
     struct cx_files;
     struct cx_names;
+    struct cx_allowed;
     struct cx_lane;
     struct Fh;
 
@@ -81,6 +85,9 @@ ffibuilder.cdef(
     bool cx_names_take(struct cx_names *names, struct cx_name at);
     void cx_names_remove(struct cx_names *names, struct cx_name at);
 
+    void cx_allowed_add(struct cx_allowed *allowed, uint64_t directory, double seconds);
+    void cx_allowed_clear(struct cx_allowed *allowed);
+
     bool cx_files_set(struct cx_files *files, uint64_t number, struct cx_file file);
     void cx_files_drop(struct cx_files *files, uint64_t number);
     bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened);
@@ -94,6 +101,8 @@ ffibuilder.cdef(
     struct cx_files *cx_lane_files(struct cx_lane *lane);
     struct cx_names *cx_lane_hidden(struct cx_lane *lane);
     struct cx_names *cx_lane_busy(struct cx_lane *lane);
+    struct cx_names *cx_lane_leaving(struct cx_lane *lane);
+    struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
     void cx_lane_pause(struct cx_lane *lane, bool is_paused);
     void cx_lane_pass_changes(struct cx_lane *lane, bool passes);
     void cx_lane_pass_opendir(struct cx_lane *lane);

@@ -7,13 +7,10 @@
 #include <time.h>
 
 #include "inside.h"
+#include "rename.h"
 
 #define TARGET_LONGEST 4095u
 #define DEFAULT_ACL "system.posix_acl_default"
-
-/* What libcephfs isn't told when it opens a file: O_APPEND it takes for what it is only where
-   nobody else writes. */
-#define DROPPED (O_CREAT | O_EXCL | O_TRUNC | O_NOFOLLOW | O_DIRECT | O_CLOEXEC)
 
 /* What a change of attributes may have in it to be made here; of a size, content may be kept. */
 #define CHANGES (FATTR_MODE | FATTR_UID | FATTR_GID | TIMES)
@@ -28,10 +25,17 @@ struct making {
     const UserPerm *perms;
 };
 
-static const UserPerm *perms_of(const struct request *request)
+const UserPerm *cx_perms_of(const struct request *request)
 {
     return cx_credentials_of(request->thread->credentials, request->in->uid, request->in->gid,
                              request->in->pid);
+}
+
+static bool is_usual_name(const char *name)
+{
+    size_t length = name == NULL ? 0 : strlen(name);
+
+    return length > 0 && length <= CX_NAME_MAX && !cx_is_special(name);
 }
 
 static struct cx_name place_of(const struct making *making)
@@ -50,15 +54,11 @@ static struct cx_name lock_of(const struct making *making)
 static bool begin_making(struct request *request, size_t offset, struct making *making)
 {
     struct cx_lane *lane = request->lane;
-    size_t length;
 
     making->name = cx_name_in(request, offset);
-    if (making->name == NULL || lane->passes_changes != 0 || cx_is_special(making->name))
+    if (lane->passes_changes != 0 || !is_usual_name(making->name))
         return false;
-    length = strlen(making->name);
-    if (length == 0 || length > CX_NAME_MAX)
-        return false;
-    making->perms = perms_of(request);
+    making->perms = cx_perms_of(request);
     if (making->perms == NULL)
         return false;
     making->inode = cx_use(request, &making->directory);
@@ -201,7 +201,7 @@ static int create(struct request *request, const struct making *making, struct c
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_create_in *argument = request->argument;
-    int flags = (int)argument->flags & ~DROPPED;
+    int flags = cx_flags_of(argument->flags);
 
     created->opened.flags = (uint32_t)flags;
     created->generation = cx_files_generation(lane->files);
@@ -264,6 +264,80 @@ enum outcome cx_answer_create(struct request *request)
     return ANSWERED;
 }
 
+/* renames */
+
+static bool is_file(const struct cx_lane *lane, const struct making *making, const char *name)
+{
+    struct ceph_statx stx;
+    struct Inode *found;
+
+    if (ceph_ll_lookup(lane->mount, cx_inode_raw(making->inode), name, &found, &stx,
+                       CEPH_STATX_BASIC_STATS, 0, lane->perms) < 0)
+        return false;
+    ceph_ll_put(lane->mount, found);
+    return cx_is_live(&stx) && !S_ISDIR(stx.stx_mode);
+}
+
+/* Gives a file the name that is about to be made, if nothing has it: 0 or -errno. Nobody frees a
+   name that is taken away (see cephfs_ext/storage/ceph_stuck.py). */
+static int rename_file(const struct cx_lane *lane, const struct making *making, const char *name)
+{
+    struct cx_name lock = {making->directory.ino, name, strlen(name)};
+    struct Inode *directory = cx_inode_raw(making->inode);
+    const uint64_t nothing = 0;
+    int rc = -EAGAIN, how_far;
+
+    if (!cx_names_take(lane->busy, lock))
+        return -EAGAIN;
+    if (cx_names_take(lane->leaving, lock)) {
+        if (is_file(lane, making, name))
+            rc = cx_rename(lane->mount, directory, name, directory, making->name, making->perms,
+                           &nothing, &how_far);
+        cx_names_remove(lane->leaving, lock);
+    }
+    cx_names_remove(lane->busy, lock);
+    return rc;
+}
+
+/* Renames a file within its directory to a name that nothing has. */
+static enum outcome rename_within(struct request *request, uint64_t directory, size_t offset)
+{
+    struct cx_lane *lane = request->lane;
+    const char *name = cx_name_in(request, offset);
+    struct cx_name place = {directory, name, name == NULL ? 0 : strlen(name)};
+    struct making making;
+    int rc;
+
+    if (directory != request->in->nodeid || !is_usual_name(name) ||
+        !cx_allowed_has(lane->allowed, directory) || cx_names_has(lane->hidden, place) ||
+        !begin_making(request, offset + place.length + 1, &making))
+        return PASSED;
+    rc = rename_file(lane, &making, name);
+    end_making(request, &making);
+    if (rc < 0)
+        return PASSED;
+    cx_reply(request, 0, NULL, 0);
+    return ANSWERED;
+}
+
+enum outcome cx_answer_rename(struct request *request)
+{
+    const struct fuse_rename_in *argument = request->argument;
+
+    if (request->size < sizeof(*argument))
+        return PASSED;
+    return rename_within(request, argument->newdir, sizeof(*argument));
+}
+
+enum outcome cx_answer_rename2(struct request *request)
+{
+    const struct fuse_rename2_in *argument = request->argument;
+
+    if (request->size < sizeof(*argument) || argument->flags != 0)
+        return PASSED;
+    return rename_within(request, argument->newdir, sizeof(*argument));
+}
+
 /* attributes */
 
 static void set_time(struct timespec *time, bool is_now, uint64_t seconds, uint32_t nanoseconds)
@@ -319,7 +393,7 @@ enum outcome cx_answer_setattr(struct request *request)
     if (request->size < sizeof(*argument) || lane->passes_changes != 0 ||
         argument->valid & ~(uint32_t)(CHANGES | IGNORED) || !(argument->valid & CHANGES))
         return PASSED;
-    perms = perms_of(request);
+    perms = cx_perms_of(request);
     inode = perms == NULL ? NULL : cx_use(request, &known);
     if (inode == NULL)
         return PASSED;

@@ -7,7 +7,15 @@
 
 #define AT_THE_END (-1)
 
+/* What libcephfs isn't told when it opens a file. */
+#define DROPPED (O_CREAT | O_EXCL | O_TRUNC | O_NOFOLLOW | O_DIRECT | O_CLOEXEC)
+
 /* opening and closing */
+
+int cx_flags_of(uint32_t flags)
+{
+    return (int)flags & ~DROPPED;
+}
 
 void cx_close_file(struct cx_lane *lane, struct cx_opened opened)
 {
@@ -54,24 +62,44 @@ static bool keeps_pages(struct cx_lane *lane, const struct cx_opened *opened, ui
     return cx_nodes_has_pages(lane->nodes, opened->id, *version);
 }
 
-/* Opens a file for reading; all other opens decide something. */
+/* Says with which rights a file is opened: for reading those of the gateway. False if it is
+   Python's to open: it is written to where that may be forbidden. */
+static bool may_open(const struct request *request, uint32_t flags, const UserPerm **perms)
+{
+    struct cx_lane *lane = request->lane;
+    struct cx_known known;
+
+    *perms = lane->perms;
+    if ((flags & O_ACCMODE) == O_RDONLY)
+        return true;
+    if (lane->passes_changes != 0 || !cx_nodes_look(lane->nodes, request->in->nodeid, &known) ||
+        !cx_allowed_has(lane->allowed, known.parent))
+        return false;
+    *perms = cx_perms_of(request);
+    return *perms != NULL;
+}
+
+/* Opens a file, unless its content goes with that. */
 enum outcome cx_answer_open(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_open_in *argument = request->argument;
     uint64_t generation = cx_files_generation(lane->files), ino = 0, version;
-    struct cx_opened opened = {.id = request->in->nodeid, .flags = O_RDONLY};
+    struct cx_opened opened = {.id = request->in->nodeid};
     struct fuse_open_out out = {0};
+    const UserPerm *perms;
     bool keeps;
 
-    if (request->size < sizeof(*argument) || (argument->flags & O_ACCMODE) != O_RDONLY ||
-        argument->flags & O_TRUNC || lane->open_count >= lane->settings.open_max)
+    if (request->size < sizeof(*argument) || argument->flags & O_TRUNC ||
+        lane->open_count >= lane->settings.open_max ||
+        !may_open(request, argument->flags, &perms))
         return PASSED;
     opened.inode = cx_nodes_open(lane->nodes, opened.id);
     if (opened.inode == NULL)
         return PASSED;
-    if (ceph_ll_open(lane->mount, cx_inode_raw(opened.inode), O_RDONLY, &opened.raw,
-                     lane->perms) < 0) {
+    opened.flags = (uint32_t)cx_flags_of(argument->flags);
+    if (ceph_ll_open(lane->mount, cx_inode_raw(opened.inode), (int)opened.flags, &opened.raw,
+                     perms) < 0) {
         cx_nodes_closed(lane->nodes, opened.id);
         cx_inode_release(lane->nodes, opened.inode);
         return PASSED;

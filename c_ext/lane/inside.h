@@ -13,6 +13,7 @@
 
 #include <cephfs/libcephfs.h>
 
+#include "allowed.h"
 #include "credentials.h"
 #include "lane.h"
 
@@ -42,7 +43,9 @@ struct cx_lane {
     struct cx_nodes *nodes;
     struct cx_files *files;
     struct cx_names *hidden;
-    struct cx_names *busy; /* by the numbers of inodes: one change of a name at a time */
+    struct cx_names *busy;    /* by the numbers of inodes: one change of a name at a time */
+    struct cx_names *leaving; /* those that are renamed */
+    struct cx_allowed *allowed;
     atomic_bool is_paused;
     atomic_int passes_changes; /* for how many reasons */
     atomic_bool passes_opendir;
@@ -115,6 +118,9 @@ void cx_forget(const struct request *request, uint64_t id, uint64_t lookups);
 
 /* data.c */
 
+/* Returns the flags with which libcephfs opens what the kernel opens with others. */
+int cx_flags_of(uint32_t flags);
+
 /* Notes an open file; returns what the kernel is told. 0 without memory: then it is closed. */
 uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t generation);
 
@@ -129,10 +135,15 @@ enum outcome cx_answer_release(struct request *request);
 
 /* change.c */
 
+/* Returns the rights of who asks; NULL if Python has to find out. */
+const UserPerm *cx_perms_of(const struct request *request);
+
 enum outcome cx_answer_create(struct request *request);
 enum outcome cx_answer_mkdir(struct request *request);
 enum outcome cx_answer_mknod(struct request *request);
 enum outcome cx_answer_symlink(struct request *request);
+enum outcome cx_answer_rename(struct request *request);
+enum outcome cx_answer_rename2(struct request *request);
 enum outcome cx_answer_setattr(struct request *request);
 
 /* listing.c */

@@ -299,8 +299,11 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
     lane->files = cx_files_new();
     lane->hidden = cx_names_new();
     lane->busy = cx_names_new();
+    lane->leaving = cx_names_new();
+    lane->allowed = cx_allowed_new();
     lane->nodes = cx_nodes_new(put_inode, lane);
-    if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL || lane->nodes == NULL)
+    if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
+        lane->leaving == NULL || lane->allowed == NULL || lane->nodes == NULL)
         goto failed;
     if (ceph_ll_lookup_root(mount, &root) != 0)
         goto failed;
@@ -328,6 +331,8 @@ void cx_lane_free(struct cx_lane *lane)
     cx_files_free(lane->files);
     cx_names_free(lane->hidden);
     cx_names_free(lane->busy);
+    cx_names_free(lane->leaving);
+    cx_allowed_free(lane->allowed);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }
@@ -350,6 +355,16 @@ struct cx_names *cx_lane_hidden(struct cx_lane *lane)
 struct cx_names *cx_lane_busy(struct cx_lane *lane)
 {
     return lane->busy;
+}
+
+struct cx_names *cx_lane_leaving(struct cx_lane *lane)
+{
+    return lane->leaving;
+}
+
+struct cx_allowed *cx_lane_allowed(struct cx_lane *lane)
+{
+    return lane->allowed;
 }
 
 void cx_lane_pause(struct cx_lane *lane, bool is_paused)

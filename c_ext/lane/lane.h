@@ -13,6 +13,7 @@
 #ifndef CX_LANE_H
 #define CX_LANE_H
 
+#include "allowed.h"
 #include "files.h"
 #include "names.h"
 #include "nodes.h"
@@ -73,6 +74,11 @@ struct cx_names *cx_lane_hidden(struct cx_lane *lane);
 /* Names that are being changed, by the numbers of the directories' inodes: who takes one removes it
    when the change is over. */
 struct cx_names *cx_lane_busy(struct cx_lane *lane);
+
+/* Those among them that are renamed; who takes one keeps it from being renamed. */
+struct cx_names *cx_lane_leaving(struct cx_lane *lane);
+
+struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
 
 /* Has Python answer everything that can be: the session is shut out. What was opened before stays
    Python's, until it says otherwise. */

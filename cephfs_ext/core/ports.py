@@ -109,6 +109,7 @@ class Adopted(NamedTuple):
 LANE_OPERATIONS = [
     "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release", "opendir",
     "readdir", "releasedir", "forget", "create", "mkdir", "mknod", "symlink", "setattr",
+    "rename",
 ]  # fmt: skip
 """The kinds of requests that a lane knows."""
 
@@ -189,6 +190,14 @@ class Lane(Protocol):
 
     def touches(self, directory: int) -> int:
         """Return how often it has changed something of a directory, or names in it."""
+        ...
+
+    def allow(self, directory: int, seconds: float) -> None:
+        """Have it rename in a directory, and open what is there for writing, for some time."""
+        ...
+
+    def allow_nowhere(self) -> None:
+        """Have that done in Python everywhere, until it is allowed again."""
         ...
 
     def pass_changes(self, *, on: bool) -> None:

@@ -243,7 +243,7 @@ def build(
     ancestors = Ancestors(users, journal, meter)
     audit = build_audit(config, journal, ancestors, users.root.ino, meter, identity, clock)
     put = Put(users, audit, meter, instance=identity.instance, clock=clock)
-    marks = Marks(users, nodes)
+    marks = Marks(users, nodes, lane)
     brake = Brake(meter, per_minute=config.trash.foreign_deletes_per_minute)
     deletes = Deletes(
         users,

@@ -1196,7 +1196,7 @@ class CephStorage:
         )
         self._left.changed = lambda ino, is_noted: lane.force(ino, Reason.LEFT, on=is_noted)
         self._admission.lane = lane
-        self._stuck.others = lane.lookups
+        self._stuck.others = lane
         self._names.others = lane
         self._lane = lane
         return lane

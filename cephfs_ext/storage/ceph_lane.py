@@ -4,8 +4,8 @@ It uses the session of users, reads as the gateway, and never waits for Python. 
 is forced to ask about, of a session that was shut out, and of files whose handle isn't the
 session's any more, Python answers.
 
-Concurrency: `force` from any thread, `forget_name` and `forget_inode` from any thread that answers
-no request; all else belongs to the event loop.
+Concurrency: `force`, `keep_name`, `kept_name` and `lookups` from any thread, `forget_name` and
+`forget_inode` from any thread that answers no request; all else belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
     "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (44,),
     "releasedir": (29,), "forget": (2, 42), "create": (35,), "mkdir": (9,), "mknod": (8,),
-    "symlink": (6,), "setattr": (4,),
+    "symlink": (6,), "setattr": (4,), "rename": (12, 45),
 }  # fmt: skip
 """The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
 
@@ -92,6 +92,8 @@ class CephLane:
         self._files = lib.cx_lane_files(self._lane)
         self._hidden = lib.cx_lane_hidden(self._lane)
         self._busy = lib.cx_lane_busy(self._lane)
+        self._leaving = lib.cx_lane_leaving(self._lane)
+        self._allowed = lib.cx_lane_allowed(self._lane)
         self._raw = raw
         self._refer = refer
         self._data_of = data_of
@@ -209,6 +211,24 @@ class CephLane:
         """Let it change a name again."""
         at, _keep = _at(parent, name)
         lib.cx_names_remove(self._busy, at[0])
+
+    def keep_name(self, parent: Ino, name: bytes) -> bool:
+        """Keep it from renaming what has a name; False if it is just doing that. Any thread."""
+        at, _keep = _at(parent, name)
+        return bool(lib.cx_names_take(self._leaving, at[0]))
+
+    def kept_name(self, parent: Ino, name: bytes) -> None:
+        """End that. Any thread."""
+        at, _keep = _at(parent, name)
+        lib.cx_names_remove(self._leaving, at[0])
+
+    def allow(self, directory: int, seconds: float) -> None:
+        """Have it rename in a directory, and open what is there for writing, for some time."""
+        lib.cx_allowed_add(self._allowed, directory, seconds)
+
+    def allow_nowhere(self) -> None:
+        """Have that done in Python everywhere, until it is allowed again."""
+        lib.cx_allowed_clear(self._allowed)
 
     def pass_changes(self, *, on: bool) -> None:
         """Have all changes made in Python, or no longer; counted."""

@@ -33,7 +33,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from c_ext._libcephfs import ffi, lib
 from cephfs_ext.core.types import Ino
@@ -78,6 +78,22 @@ def _call(parent: Ino, names: Sequence[bytes], over: Callable[[], int]) -> _Call
     return _Call(parent, names, over, time.monotonic() + _PATIENCE_S, _PATIENCE_S)
 
 
+class Others(Protocol):
+    """Who looks up and renames in threads of their own."""
+
+    def lookups(self) -> Iterable[tuple[int, int, Ino, bytes]]:
+        """Yield what is being looked up: by whom, a number for each, directory and name."""
+        ...
+
+    def keep_name(self, parent: Ino, name: bytes) -> bool:
+        """Keep them from renaming what has a name; False if they are just doing that."""
+        ...
+
+    def kept_name(self, parent: Ino, name: bytes) -> None:
+        """End that."""
+        ...
+
+
 class StuckNames:
     """Watches the calls of one session, and frees names; has a thread.
 
@@ -89,8 +105,7 @@ class StuckNames:
         self._root = root
         self._perms = perms
         self._cache_size = b"%d" % cache_size
-        self.others: Callable[[], Iterable[tuple[int, int, Ino, bytes]]] = tuple
-        """Yields lookups of somebody else: who does it, a number for each, directory and name."""
+        self.others: Others | None = None
         self._others: dict[tuple[int, int], _Call] = {}
         self._calls: dict[_Call, None] = {}
         self._changed = threading.Condition()
@@ -164,7 +179,7 @@ class StuckNames:
     def _look_at_others(self) -> list[_Call]:
         """Return the lookups of somebody else that are under way."""
         found: dict[tuple[int, int], _Call] = {}
-        for who, number, parent, name in self.others():
+        for who, number, parent, name in () if self.others is None else self.others.lookups():
             known = self._others.get((who, number))
             found[who, number] = known or _call(parent, (name,), lambda: 0)
         self._others = found
@@ -180,11 +195,15 @@ class StuckNames:
         with self._changed:
             if self._taken_away[key]:
                 return
+            if self.others is not None and not self.others.keep_name(*key):
+                return
             self._freeing = key
         _log.warning("a lookup hangs, or is slow; its name is freed in case it is stuck")
         try:
             self._free_at(call.parent, call.name)
         finally:
+            if self.others is not None:
+                self.others.kept_name(*key)
             with self._changed:
                 self._freeing = None
                 self._changed.notify_all()

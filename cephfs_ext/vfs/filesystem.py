@@ -295,6 +295,8 @@ class FileSystem:
             await self._look_again(new_parent, new_name)
             await self._look_again(parent, name)
         else:
+            if self.nodes.directory_at(parent, name) is not None:
+                self._marks.moved()
             self.nodes.moved(parent, name, new_parent, new_name)
 
     async def _rename_out(

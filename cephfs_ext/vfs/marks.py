@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from cephfs_ext.core.errors import FSError
-from cephfs_ext.core.ports import Node, Storage
+from cephfs_ext.core.ports import Lane, Node, Storage
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from trashbin.policy import MARK
 
@@ -42,10 +41,18 @@ class _Said(NamedTuple):
 class Marks:
     """What the directories above a thing say about it."""
 
-    def __init__(self, storage: Storage, nodes: NodeTable) -> None:
+    def __init__(self, storage: Storage, nodes: NodeTable, lane: Lane | None = None) -> None:
+        """Keep what is needed.
+
+        Args:
+            lane: is told of directories that aren't protected.
+        """
         self._storage = storage
         self._nodes = nodes
+        self._lane = lane
         self._said: dict[NodeId, _Said] = {}
+        self._changes = 0
+        """How often it may have become untrue that a directory isn't protected."""
 
     async def trash(self, directory: NodeId) -> str:
         """Return the nearest mark about the trash: `on`, `off`, or nothing."""
@@ -57,16 +64,20 @@ class Marks:
 
     async def protected(self, directory: NodeId) -> bool:
         """Tell whether a directory, or one above it, is protected."""
-        return await self._is_any(directory, lambda said: said.protect == b"1")
+        until_s, changes = float("inf"), self._changes
+        for node_id, node in self._nodes.above(directory):
+            said = await self._ask(node_id, node)
+            if said.protect == b"1":
+                return True
+            until_s = min(until_s, said.until_s)
+        if self._lane is not None and self._changes == changes:
+            self._lane.allow(directory, until_s - time.monotonic())
+        return False
 
     async def strict(self, directory: NodeId) -> bool:
         """Tell whether deletes in a directory are to be carried out before they are answered."""
-        return await self._is_any(directory, lambda said: said.strict == b"1")
-
-    async def _is_any(self, directory: NodeId, is_so: Callable[[_Said], bool]) -> bool:
-        """Tell whether something is so of a directory, or of one above it."""
         for node_id, node in self._nodes.above(directory):
-            if is_so(await self._ask(node_id, node)):
+            if (await self._ask(node_id, node)).strict == b"1":
                 return True
         return False
 
@@ -97,3 +108,10 @@ class Marks:
         """Note that an extended attribute has been set or removed."""
         if name in _ALL:
             self._said.pop(node_id, None)
+            self.moved()
+
+    def moved(self) -> None:
+        """Note that other directories may be above some than were."""
+        self._changes += 1
+        if self._lane is not None:
+            self._lane.allow_nowhere()

@@ -56,6 +56,7 @@ struct opened {
     bool is_file;
     bool is_closing;
     struct Fh *taken; /* of a file that Python has taken over */
+    bool appends;
 };
 
 struct file {

@@ -146,6 +146,21 @@ static bool is_mknod(const char *argument, size_t size)
            (S_ISREG(mknod->mode) || S_ISFIFO(mknod->mode) || S_ISSOCK(mknod->mode));
 }
 
+/* Tells whether two names stand behind the beginning of an argument that names their directory. */
+static bool is_rename(const struct sent *sent, size_t offset)
+{
+    const char *argument = argument_of(sent), *second = NULL;
+    const struct fuse_rename2_in *rename = (const void *)argument;
+    size_t size = argument_size(sent);
+
+    if (!is_name_at(argument, size, offset) || rename->newdir != header_of(sent)->nodeid)
+        return false;
+    size -= offset;
+    second = behind_name(argument + offset, &size);
+    return second != NULL && is_name(second, size) &&
+           (offset < sizeof(*rename) || rename->flags == 0);
+}
+
 static bool is_setattr(const struct fuse_setattr_in *setattr, size_t size)
 {
     const uint32_t times = FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW;
@@ -188,6 +203,10 @@ static bool is_whole(const struct sent *sent)
         return is_symlink(argument, size);
     case FUSE_SETATTR:
         return is_setattr((const void *)argument, size);
+    case FUSE_RENAME:
+        return is_rename(sent, sizeof(struct fuse_rename_in));
+    case FUSE_RENAME2:
+        return is_rename(sent, sizeof(struct fuse_rename2_in));
     case FUSE_GETXATTR:
         if (size <= sizeof(getxattr))
             return false;
@@ -206,8 +225,7 @@ static bool is_whole(const struct sent *sent)
         return size >= sizeof(struct fuse_read_in) && is_opened(sent, false);
     case FUSE_OPEN:
         return size >= sizeof(struct fuse_open_in) &&
-               (((const struct fuse_open_in *)(const void *)argument)->flags &
-                (O_ACCMODE | O_TRUNC)) == O_RDONLY;
+               !(((const struct fuse_open_in *)(const void *)argument)->flags & O_TRUNC);
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         return size >= sizeof(struct fuse_release_in) &&
@@ -269,7 +287,8 @@ static void set_used(const struct sent *sent, bool is_used)
     bool closes = opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR;
     struct opened *opened = find_opened(handle_of(sent));
 
-    if (opened == NULL || !(closes || opcode == FUSE_READ || opcode == FUSE_READDIRPLUS))
+    if (opened == NULL || !(closes || opcode == FUSE_READ || opcode == FUSE_WRITE ||
+                            opcode == FUSE_READDIRPLUS))
         return;
     opened->users += is_used ? 1u : UINT_MAX;
     if (closes)

@@ -3,6 +3,7 @@
 #include "fuzz.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,10 +185,12 @@ static void take_file(void)
         return;
     if (!cx_lane_take_file(fuzz.lane, opened->fh, &taken) != (opened->taken != NULL))
         fail("file %" PRIx64 " was taken over twice, or not at all", opened->fh);
-    if (opened->taken == NULL)
+    if (opened->taken == NULL) {
         opened->taken = taken.raw;
+        opened->appends = taken.flags & O_APPEND;
+    }
     if (!once_in(4) && !cx_files_set(cx_lane_files(fuzz.lane), opened->fh,
-                                     (struct cx_file){opened->taken, false}))
+                                     (struct cx_file){opened->taken, opened->appends}))
         fail("no memory");
 }
 
@@ -246,7 +249,17 @@ void meddle(void)
     struct cx_known oldest[4];
     struct Inode *raw;
 
-    switch (draw(15)) {
+    switch (draw(17)) {
+    case 15:
+        if (once_in(32))
+            cx_allowed_clear(cx_lane_allowed(fuzz.lane));
+        cx_allowed_add(cx_lane_allowed(fuzz.lane), at.parent, 1e3);
+        break;
+    case 16:
+        at.parent = stub_ino(index);
+        if (cx_names_take(cx_lane_leaving(fuzz.lane), at) && !once_in(8))
+            cx_names_remove(cx_lane_leaving(fuzz.lane), at);
+        break;
     case 13:
         if (fuzz.passes_changes || once_in(4)) {
             fuzz.passes_changes = !fuzz.passes_changes;

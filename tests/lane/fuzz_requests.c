@@ -129,9 +129,12 @@ static void make_read(void)
 
 static void make_write(void)
 {
+    struct opened *opened = once_in(2) ? NULL : draw_opened(true, false);
     struct fuse_write_in argument = {.fh = 1 + draw(FILES + 1), .offset = draw_number()};
     size_t size = once_in(64) ? draw(DATA_MAX) : draw(4096);
 
+    if (opened != NULL)
+        argument.fh = opened->fh;
     argument.size = once_in(8) ? draw_size() : (uint32_t)size;
     begin(FUSE_WRITE, draw_id());
     add(&argument, sizeof(argument));
@@ -160,7 +163,7 @@ static void make_releasedir(void)
 
 static void make_open(void)
 {
-    struct fuse_open_in argument = {.flags = (uint32_t)(once_in(4) ? draw_number() : 0)};
+    struct fuse_open_in argument = {.flags = (uint32_t)(once_in(4) ? draw_number() : draw(3))};
 
     if (opened_count(true) >= OPENED) {
         make_release();
@@ -216,6 +219,25 @@ static void make_create(void)
     begin(FUSE_CREATE, draw_id());
     add(&argument, sizeof(argument));
     add_name();
+}
+
+static void make_rename(void)
+{
+    struct fuse_rename2_in argument = {.flags = once_in(8) ? (uint32_t)draw_number() : 0};
+    uint64_t id = draw_id();
+    bool has_flags = once_in(2);
+
+    argument.newdir = once_in(6) ? draw_id() : id;
+    if (!once_in(3))
+        cx_allowed_add(cx_lane_allowed(fuzz.lane), id, 1e3);
+    begin(has_flags ? FUSE_RENAME2 : FUSE_RENAME, id);
+    add(&argument, has_flags ? sizeof(argument) : sizeof(struct fuse_rename_in));
+    add_name();
+    if (!once_in(4)) {
+        add("absent", 7); /* no name that is there is like this */
+    } else {
+        add_name();
+    }
 }
 
 static void make_setattr(void)
@@ -366,7 +388,7 @@ static const make_fn MAKES[] = {
     make_readdirplus, make_readdirplus,  make_readdirplus,  make_fsync,   make_releasedir,
     make_forget,      make_forget,       make_batch_forget, make_other,   make_interrupt,
     make_mkdir,       make_mknod,        make_symlink,      make_create,  make_create,
-    make_setattr,     make_setattr,
+    make_setattr,     make_setattr,      make_rename,       make_rename,
 };
 
 void make_request(void)

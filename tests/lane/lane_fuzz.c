@@ -380,7 +380,7 @@ static void report(void)
                                        FUSE_OPEN, FUSE_RELEASE,
                                        FUSE_OPENDIR, FUSE_READDIRPLUS, FUSE_RELEASEDIR,
                                        FUSE_CREATE, FUSE_MKDIR, FUSE_MKNOD, FUSE_SYMLINK,
-                                       FUSE_SETATTR};
+                                       FUSE_SETATTR, FUSE_RENAME, FUSE_RENAME2};
 
     for (size_t i = 0; i < sizeof(opcodes) / sizeof(opcodes[0]); i++)
         printf("%u=%" PRIu64 " ", opcodes[i], fuzz.answered[opcodes[i]]);

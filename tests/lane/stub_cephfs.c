@@ -304,11 +304,11 @@ int ceph_ll_open(struct ceph_mount_info *mount, Inode *inode, int flags, struct 
 {
     int rc = failing(8);
 
-    (void)mount, (void)flags, (void)perms;
-    if (inode->index >= STUB_INODES)
+    (void)mount, (void)perms;
+    if (inode->index >= STUB_INODES || flags & O_TRUNC)
         abort();
     if (rc == 0)
-        *out = stub_open(false);
+        *out = stub_open((flags & O_APPEND) != 0);
     return rc;
 }
 
@@ -371,6 +371,15 @@ int ceph_ll_create(struct ceph_mount_info *mount, Inode *parent, const char *nam
     if (rc == 0)
         *fh = stub_open((flags & O_APPEND) != 0);
     return rc;
+}
+
+int ceph_ll_rename(struct ceph_mount_info *mount, Inode *parent, const char *name,
+                   Inode *new_parent, const char *new_name, const UserPerm *perms)
+{
+    (void)mount;
+    check_made(parent, name, perms);
+    check_made(new_parent, new_name, perms);
+    return failing(8);
 }
 
 int ceph_ll_setattr(struct ceph_mount_info *mount, Inode *inode, struct ceph_statx *stx, int mask,

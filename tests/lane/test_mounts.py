@@ -96,6 +96,57 @@ def test_changes_that_decide_nothing_never_come_to_python(gateway: Gateway, top:
         (top / "dir").mkdir()
 
 
+def test_renames_and_writers_are_allowed_in_a_directory_for_a_while(
+    gateway: Gateway, top: Path
+) -> None:
+    """[lane-1]: once Python has found that it isn't protected."""
+    for number in range(4):
+        (top / f"f{number}").write_text(str(number))
+    (top / "f0").rename(top / "g0")
+    ops = ("rename", "open")
+    before = {op: (_answered(gateway, op), _in_python(gateway, op)) for op in ops}
+    (top / "f1").rename(top / "g1")
+    with (top / "g1").open("r+") as file:
+        file.write("new")
+    assert (top / "g1").read_text() == "new"
+    for op in ops:
+        assert _answered(gateway, op) > before[op][0], op
+        assert _in_python(gateway, op) == before[op][1], op
+    (top / "f2").rename(top / "g1")
+    assert (top / "g1").read_text() == "2"
+    assert f"{top.name}/g1" in {item["path"] for item in gateway.trash()}
+    with pytest.raises(FileNotFoundError):
+        (top / "f2").rename(top / "none")
+    assert sorted(os.listdir(top)) == ["f3", "g0", "g1"]
+
+
+def test_what_was_allowed_is_forbidden_at_once(gateway: Gateway, top: Path) -> None:
+    """[protect-1]: by a mark, or where a directory is moved below one."""
+    (top / "outside/d").mkdir(parents=True)
+    (top / "protected").mkdir()
+    os.setxattr(top / "protected", "user.cephfs_ext.protect", b"1")
+    for name in ("a", "b"):
+        (top / "outside/d" / name).touch()
+    place = top / "outside/d"
+    (place / "a").rename(place / "c")
+    place.rename(top / "protected/d")
+    place = top / "protected/d"
+    acts = (lambda: (place / "b").rename(place / "e"), lambda: (place / "b").write_text("x"))
+    for act in acts:
+        with pytest.raises(PermissionError):
+            act()
+    os.removexattr(top / "protected", "user.cephfs_ext.protect")
+    acts[0]()
+    os.setxattr(top, "user.cephfs_ext.protect", b"1")
+    for act in (
+        lambda: (place / "e").rename(place / "b"),
+        lambda: (place / "e").open("r+").close(),
+    ):
+        with pytest.raises(PermissionError):
+            act()
+    os.removexattr(top, "user.cephfs_ext.protect")
+
+
 def _asked(gateway: Gateway, before: dict[str, tuple[float, float]]) -> bool:
     """Tell whether the kernel has asked for attributes again: it remembers them for a second."""
     return all(_answered(gateway, op) > before[op][0] for op in ("lookup", "getattr"))
