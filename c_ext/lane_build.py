@@ -10,7 +10,7 @@ from cffi import FFI
 
 _SOURCES = (
     "nodes", "names", "files", "allowed", "credentials",
-    "lane", "answer", "listing", "data", "change",
+    "lane", "answer", "listing", "plain", "data", "change",
 )  # fmt: skip
 
 ffibuilder = FFI()

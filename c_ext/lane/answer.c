@@ -1,12 +1,16 @@
 /* Names and inodes, and which request is answered where. */
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "inside.h"
 
 #define SNAPSHOTS ".snap"
+
+/* How much the kernel reads ahead and writes behind at the same time, in requests. */
+#define BACKGROUND 256
 
 /* What ceph_statx says of the device of a living inode. */
 #define LIVE_DEVICE UINT64_C(0xfffffffffffffffe)
@@ -96,14 +100,14 @@ enum outcome cx_answer_error(const struct request *request, int rc)
 
 /* forget */
 
-void cx_forget(const struct request *request, uint64_t id, uint64_t lookups)
+void cx_forget(struct cx_lane *lane, uint64_t id, uint64_t lookups)
 {
     struct {
         struct fuse_in_header in;
         struct fuse_forget_in forget;
     } message = {.in = {.len = sizeof(message), .opcode = FUSE_FORGET, .nodeid = id}};
 
-    switch (cx_nodes_forget(request->lane->nodes, id, lookups)) {
+    switch (cx_nodes_forget(lane->nodes, id, lookups)) {
     case CX_KEPT:
     case CX_GONE:
         return;
@@ -114,7 +118,7 @@ void cx_forget(const struct request *request, uint64_t id, uint64_t lookups)
         message.forget.nlookup = lookups;
         break;
     }
-    (void)cx_pass(request->lane, &message, sizeof(message)); /* Python is gone, and all it knew */
+    (void)cx_pass(lane, &message, sizeof(message)); /* Python is gone, and all it knew */
 }
 
 static enum outcome answer_forget(struct request *request)
@@ -122,7 +126,7 @@ static enum outcome answer_forget(struct request *request)
     const struct fuse_forget_in *argument = request->argument;
 
     if (request->size >= sizeof(*argument))
-        cx_forget(request, request->in->nodeid, argument->nlookup);
+        cx_forget(request->lane, request->in->nodeid, argument->nlookup);
     return ANSWERED; /* nothing is sent */
 }
 
@@ -135,7 +139,7 @@ static enum outcome answer_batch_forget(struct request *request)
         (request->size - sizeof(*argument)) / sizeof(*one) < argument->count)
         return ANSWERED;
     for (uint32_t i = 0; i < argument->count; i++)
-        cx_forget(request, one[i].nodeid, one[i].nlookup);
+        cx_forget(request->lane, one[i].nodeid, one[i].nlookup);
     return ANSWERED;
 }
 
@@ -195,7 +199,7 @@ static enum outcome answer_lookup(struct request *request)
     }
     cx_fill_entry(lane, &entry, stx.stx_ino, &stx);
     if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
-        cx_forget(request, stx.stx_ino, 1);
+        cx_forget(request->lane, stx.stx_ino, 1);
     return ANSWERED;
 }
 
@@ -270,6 +274,28 @@ static enum outcome answer_getxattr(struct request *request)
     return ANSWERED;
 }
 
+/* the beginning */
+
+/* Has Python and the kernel agree; what Python answers is widened by `cx_widen_init`. */
+static enum outcome answer_init(struct request *request)
+{
+    const struct fuse_init_in *argument = request->argument;
+
+    if (request->size >= offsetof(struct fuse_init_in, flags) + sizeof(argument->flags)) {
+        request->lane->offered = argument->flags;
+        request->lane->init_unique = request->in->unique;
+    }
+    return PASSED;
+}
+
+void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out)
+{
+    if (out->flags & FUSE_DO_READDIRPLUS && lane->offered & FUSE_READDIRPLUS_AUTO)
+        out->flags |= FUSE_READDIRPLUS_AUTO;
+    out->max_background = BACKGROUND;
+    out->congestion_threshold = BACKGROUND * 3 / 4;
+}
+
 /* dispatch */
 
 typedef enum outcome (*answer_fn)(struct request *);
@@ -296,6 +322,8 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
 static const answer_fn ALWAYS[CX_OPCODES] = {
     [FUSE_FORGET] = answer_forget,
     [FUSE_BATCH_FORGET] = answer_batch_forget,
+    [FUSE_INIT] = answer_init,
+    [FUSE_READDIR] = cx_answer_readdir,
     [FUSE_READDIRPLUS] = cx_answer_readdirplus,
     [FUSE_RELEASEDIR] = cx_answer_releasedir,
     [FUSE_FSYNCDIR] = cx_answer_fsyncdir,

@@ -123,7 +123,7 @@ static enum outcome answer_made(struct request *request, struct making *making, 
     }
     cx_fill_entry(lane, &entry, stx->stx_ino, stx);
     if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
-        cx_forget(request, stx->stx_ino, 1);
+        cx_forget(request->lane, stx->stx_ino, 1);
     return ANSWERED;
 }
 
@@ -227,7 +227,7 @@ static uint64_t note_created(struct request *request, const struct making *makin
     else
         ceph_ll_close(lane->mount, opened->raw);
     if (fh == 0 && is_learned)
-        cx_forget(request, opened->id, 1);
+        cx_forget(request->lane, opened->id, 1);
     return fh;
 }
 
@@ -259,7 +259,7 @@ enum outcome cx_answer_create(struct request *request)
     if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
         if (cx_files_close(lane->files, out.open.fh, &created.opened)) /* nobody will */
             cx_close_file(lane, created.opened);
-        cx_forget(request, created.stx.stx_ino, 1);
+        cx_forget(request->lane, created.stx.stx_ino, 1);
     }
     return ANSWERED;
 }

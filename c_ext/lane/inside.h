@@ -48,6 +48,10 @@ struct cx_lane {
     struct cx_allowed *allowed;
     atomic_bool is_paused;
     atomic_int passes_changes; /* for how many reasons */
+    atomic_uint_least64_t init_unique; /* of the request with which the kernel begins */
+    atomic_uint_least32_t offered;     /* what it can do */
+    atomic_size_t plain_count;
+    atomic_size_t owed_count;
     atomic_bool passes_opendir;
     atomic_bool is_stopping;
     atomic_uint idle;
@@ -58,6 +62,8 @@ struct cx_lane {
     atomic_uint_least64_t answered_ns[CX_OPCODES];
     atomic_uint_least64_t bytes[2];
     pthread_mutex_t lock; /* of what follows */
+    struct plain *plain; /* listings without attributes that Python has been asked for */
+    struct owed *owed;   /* lookups to be taken back */
     uint64_t directory_count;
     struct directory *directories[DIRECTORY_BUCKETS];
     uint32_t count;
@@ -114,7 +120,10 @@ bool cx_is_special(const char *name);
 void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name);
 
 /* Takes back lookups that the kernel has been told of, or hasn't got. */
-void cx_forget(const struct request *request, uint64_t id, uint64_t lookups);
+void cx_forget(struct cx_lane *lane, uint64_t id, uint64_t lookups);
+
+/* Has the kernel use more of what it can than Python's answer to its first request says. */
+void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out);
 
 /* data.c */
 
@@ -150,9 +159,25 @@ enum outcome cx_answer_setattr(struct request *request);
 
 void cx_close_directories(struct cx_lane *lane);
 
+
 enum outcome cx_answer_opendir(struct request *request);
+enum outcome cx_answer_readdir(struct request *request);
 enum outcome cx_answer_readdirplus(struct request *request);
 enum outcome cx_answer_releasedir(struct request *request);
 enum outcome cx_answer_fsyncdir(struct request *request);
+
+/* plain.c */
+
+/* Asks Python for a listing with attributes, of which the kernel is to get the names. */
+enum outcome cx_ask_for_plain(struct request *request);
+
+/* Makes an answer of Python a plain one, if it was to be one; returns its size. */
+size_t cx_make_plain(struct cx_lane *lane, char *message, size_t size);
+
+/* Takes back the lookups that were in such answers; may wait for Python. */
+void cx_pay(struct cx_lane *lane);
+
+/* At the end. */
+void cx_drop_plain(struct cx_lane *lane);
 
 #endif

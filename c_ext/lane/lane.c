@@ -196,9 +196,25 @@ static void *read_requests(void *argument)
         if (atomic_fetch_sub(&lane->idle, 1) == 1)
             (void)add_thread(lane); /* there are enough already, or no memory: then they wait */
         handle(thread, (size_t)size);
+        cx_pay(lane);
         atomic_fetch_add(&lane->idle, 1);
     }
     return NULL;
+}
+
+/* Changes what the kernel is to get otherwise than Python has answered it; returns its size. */
+static size_t translate(struct cx_lane *lane, char *message, size_t size)
+{
+    const struct fuse_out_header *out = (const void *)message;
+
+    if (size < sizeof(*out) || out->unique == 0)
+        return size;
+    if (out->unique == lane->init_unique) {
+        if (out->error == 0 && size >= sizeof(*out) + sizeof(struct fuse_init_out))
+            cx_widen_init(lane, (void *)(message + sizeof(*out)));
+        lane->init_unique = 0;
+    }
+    return lane->plain_count == 0 ? size : cx_make_plain(lane, message, size);
 }
 
 /* Carries Python's answers to the kernel. */
@@ -220,7 +236,7 @@ static void *carry_answers(void *argument)
                 end(lane, size < 0 ? errno : EPIPE); /* Python's end is closed */
             break;
         }
-        struct iovec part = {buffer, (size_t)size};
+        struct iovec part = {buffer, translate(lane, buffer, (size_t)size)};
         (void)send_to_kernel(lane, &part, 1); /* ENOENT: nobody waits any more */
     }
     free(buffer);
@@ -324,6 +340,7 @@ void cx_lane_free(struct cx_lane *lane)
     struct cx_opened opened;
 
     cx_close_directories(lane);
+    cx_drop_plain(lane);
     while (lane->files != NULL && cx_files_close_any(lane->files, &opened))
         cx_close_file(lane, opened);
     if (lane->nodes != NULL)

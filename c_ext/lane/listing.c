@@ -23,7 +23,7 @@ struct directory {
     uint64_t cookie;  /* where libcephfs stands */
     bool is_ahead;    /* what follows was read, and there was no room for it */
     struct dirent entry;
-    struct Inode *inode;
+    struct Inode *inode; /* of the entry; NULL if it was read without attributes */
 };
 
 /* the table of open directories */
@@ -66,10 +66,17 @@ static uint64_t link_directory(struct cx_lane *lane, struct directory *directory
     return directory->number | CX_OPEN_HERE;
 }
 
+/* Gives back the inode of the entry that was read, if that was read with attributes. */
+static void put_inode(struct cx_lane *lane, struct directory *directory)
+{
+    if (directory->inode != NULL)
+        ceph_ll_put(lane->mount, directory->inode);
+    directory->inode = NULL;
+}
+
 static void drop_ahead(struct cx_lane *lane, struct directory *directory)
 {
-    if (directory->is_ahead && directory->inode != NULL)
-        ceph_ll_put(lane->mount, directory->inode);
+    put_inode(lane, directory);
     directory->is_ahead = false;
 }
 
@@ -158,12 +165,24 @@ enum outcome cx_answer_fsyncdir(struct request *request)
     return PASSED;
 }
 
-/* A reply to READDIRPLUS under construction. */
+/* A reply under construction. */
 struct page {
     char *data;
     size_t used;
     size_t size;
+    bool is_plain; /* without attributes: READDIR */
 };
+
+static size_t size_in(const struct page *page, size_t length)
+{
+    return page->is_plain ? FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET + length)
+                          : FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+}
+
+static bool has_room(const struct page *page, size_t length)
+{
+    return page->size - page->used >= size_in(page, length);
+}
 
 /* Adds an entry; false if there is no room. */
 static bool add_entry(struct page *page, const struct fuse_entry_out *entry, const char *name,
@@ -171,38 +190,45 @@ static bool add_entry(struct page *page, const struct fuse_entry_out *entry, con
 {
     size_t length = strlen(name);
     struct fuse_direntplus *plus = (void *)(page->data + page->used);
-    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + length);
+    struct fuse_dirent *dirent = page->is_plain ? (void *)plus : &plus->dirent;
 
-    if (page->size - page->used < size)
+    if (!has_room(page, length))
         return false;
-    memset(plus, 0, size);
-    plus->entry_out = *entry;
-    plus->dirent.ino = ino;
-    plus->dirent.off = behind;
-    plus->dirent.namelen = (uint32_t)length;
-    plus->dirent.type = type;
-    memcpy(plus->dirent.name, name, length);
-    page->used += size;
+    memset(plus, 0, size_in(page, length));
+    if (!page->is_plain)
+        plus->entry_out = *entry;
+    dirent->ino = ino;
+    dirent->off = behind;
+    dirent->namelen = (uint32_t)length;
+    dirent->type = type;
+    memcpy(dirent->name, name, length);
+    page->used += size_in(page, length);
     return true;
 }
 
-/* Reads the next entry into `directory`: 1, 0 at the end, or -errno. */
-static int next_entry(struct cx_lane *lane, struct directory *directory, struct ceph_statx *stx)
+/* Reads the next entry into `directory`, and unless it is a plain listing its attributes: 1, 0 at
+   the end, or -errno. */
+static int next_entry(struct cx_lane *lane, struct directory *directory, bool is_plain,
+                      struct ceph_statx *stx)
 {
-    int rc;
-
+    if (directory->is_ahead && is_plain) {
+        drop_ahead(lane, directory);
+        return 1;
+    }
     if (directory->is_ahead) {
         directory->is_ahead = false;
         /* what was read is some time old by now */
-        if (ceph_ll_getattr(lane->mount, directory->inode, stx, CEPH_STATX_BASIC_STATS, 0,
+        if (directory->inode != NULL &&
+            ceph_ll_getattr(lane->mount, directory->inode, stx, CEPH_STATX_BASIC_STATS, 0,
                             lane->perms) == 0)
             return 1;
-        ceph_ll_put(lane->mount, directory->inode);
+        put_inode(lane, directory);
         ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);
     }
-    rc = ceph_readdirplus_r(lane->mount, directory->raw, &directory->entry, stx,
-                            CEPH_STATX_BASIC_STATS, AT_SYMLINK_NOFOLLOW, &directory->inode);
-    return rc;
+    if (is_plain)
+        return ceph_readdir_r(lane->mount, directory->raw, &directory->entry);
+    return ceph_readdirplus_r(lane->mount, directory->raw, &directory->entry, stx,
+                              CEPH_STATX_BASIC_STATS, AT_SYMLINK_NOFOLLOW, &directory->inode);
 }
 
 /* Adds what was read to a page, and counts the lookup that the kernel makes of it. What only
@@ -212,31 +238,32 @@ static bool add_found(struct cx_lane *lane, struct directory *directory, struct 
 {
     const struct dirent *de = &directory->entry;
     struct cx_name at = {directory->id, de->d_name, strlen(de->d_name)};
-    uint64_t ino = stx->stx_ino;
     struct fuse_entry_out entry = {0};
-    size_t size = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + at.length);
+    uint64_t ino;
 
-    if (page->size - page->used < size)
+    if (!has_room(page, at.length))
         return false;
+    if (page->is_plain)
+        return add_entry(page, &entry, de->d_name, de->d_ino, de->d_type, behind);
+    ino = stx->stx_ino;
     if (cx_is_live(stx) && cx_nodes_learn(lane->nodes, ino, directory->inode, at,
-                                       S_ISDIR(stx->stx_mode), stx->stx_nlink) == CX_LEARNED) {
+                                          S_ISDIR(stx->stx_mode), stx->stx_nlink) == CX_LEARNED) {
+        directory->inode = NULL;
         cx_fill_entry(lane, &entry, ino, stx);
         if (!is_sure)
             entry.entry_valid = entry.entry_valid_nsec = 0;
-    } else {
-        ceph_ll_put(lane->mount, directory->inode);
     }
-    (void)add_entry(page, &entry, de->d_name, ino, (stx->stx_mode & S_IFMT) >> 12, behind);
-    return true;
+    put_inode(lane, directory);
+    return add_entry(page, &entry, de->d_name, ino, (stx->stx_mode & S_IFMT) >> 12, behind);
 }
 
 /* Takes the lookups of a page back that the kernel didn't get. */
 static void forget_page(const struct request *request, const struct page *page)
 {
-    for (size_t at = 0; at < page->used;) {
+    for (size_t at = 0; at < page->used && !page->is_plain;) {
         const struct fuse_direntplus *plus = (const void *)(page->data + at);
         if (plus->entry_out.nodeid != 0)
-            cx_forget(request, plus->entry_out.nodeid, 1);
+            cx_forget(request->lane, plus->entry_out.nodeid, 1);
         at += FUSE_DIRENTPLUS_SIZE(plus);
     }
 }
@@ -258,12 +285,12 @@ static int fill_page(struct cx_lane *lane, struct directory *directory, struct p
         ceph_seekdir(lane->mount, directory->raw, (int64_t)cookie);
         directory->cookie = cookie;
     }
-    while ((rc = next_entry(lane, directory, &stx)) > 0) {
+    while ((rc = next_entry(lane, directory, page->is_plain, &stx)) > 0) {
         uint64_t behind = (uint64_t)ceph_telldir(lane->mount, directory->raw);
         const char *name = directory->entry.d_name;
         struct cx_name at = {directory->id, name, strlen(name)};
         if (is_dots(name) || strcmp(name, TRASH) == 0 || cx_names_has(lane->hidden, at)) {
-            ceph_ll_put(lane->mount, directory->inode);
+            put_inode(lane, directory);
         } else if (!add_found(lane, directory, page, &stx, is_sure, behind)) {
             directory->is_ahead = true;
             return 1;
@@ -286,22 +313,16 @@ static bool add_dots(struct page *page, uint64_t id, uint64_t parent, uint64_t s
     return true;
 }
 
-enum outcome cx_answer_readdirplus(struct request *request)
+static enum outcome list(struct request *request, struct directory *directory, bool is_plain)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_read_in *argument = request->argument;
-    struct page page = {.data = OUT_DATA(request)};
-    struct directory *directory = NULL;
+    struct page page = {.data = OUT_DATA(request), .is_plain = is_plain};
     struct cx_known known;
-    uint64_t start;
+    uint64_t start = argument->offset;
     int rc = 0;
 
-    if (request->size >= sizeof(*argument))
-        directory = directory_of(lane, argument->fh);
-    if (directory == NULL)
-        return PASSED;
     page.size = argument->size < DATA_MAX ? argument->size : DATA_MAX;
-    start = argument->offset;
     if (!cx_nodes_look(lane->nodes, directory->id, &known))
         rc = -ESTALE;
     else if (add_dots(&page, directory->id, known.parent, start))
@@ -313,4 +334,26 @@ enum outcome cx_answer_readdirplus(struct request *request)
     if (cx_reply_out(request, page.used) != 0)
         forget_page(request, &page);
     return ANSWERED;
+}
+
+/* Returns the directory that a request is about, if it is open here. */
+static struct directory *listed_by(const struct request *request)
+{
+    const struct fuse_read_in *argument = request->argument;
+
+    return request->size < sizeof(*argument) ? NULL : directory_of(request->lane, argument->fh);
+}
+
+enum outcome cx_answer_readdirplus(struct request *request)
+{
+    struct directory *directory = listed_by(request);
+
+    return directory == NULL ? PASSED : list(request, directory, false);
+}
+
+enum outcome cx_answer_readdir(struct request *request)
+{
+    struct directory *directory = listed_by(request);
+
+    return directory == NULL ? cx_ask_for_plain(request) : list(request, directory, true);
 }

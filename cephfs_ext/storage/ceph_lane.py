@@ -38,7 +38,7 @@ assert (lib.CX_OPEN_HERE, lib.CX_ALL_LOOKUPS) == (OPEN_IN_LANE, ALL_LOOKUPS)
 
 _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
-    "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (44,),
+    "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (28, 44),
     "releasedir": (29,), "forget": (2, 42), "create": (35,), "mkdir": (9,), "mknod": (8,),
     "symlink": (6,), "setattr": (4,), "rename": (12, 45),
 }  # fmt: skip

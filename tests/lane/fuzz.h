@@ -36,7 +36,8 @@ struct sent {
     char *message; /* as it has to come to Python; NULL if this place is free */
     size_t size;
     bool is_passed;
-    char reply[REPLY_MAX]; /* Python's, if it has answered */
+    bool is_plain; /* Python is asked for a listing with attributes, and the kernel gets names */
+    _Alignas(8) char reply[REPLY_MAX]; /* Python's, if it has answered */
     size_t reply_size;
 };
 

@@ -221,8 +221,9 @@ static bool is_whole(const struct sent *sent)
             return false;
         memcpy(&write, argument, sizeof(write));
         return size - sizeof(write) >= write.size;
+    case FUSE_READDIR:
     case FUSE_READDIRPLUS:
-        return size >= sizeof(struct fuse_read_in) && is_opened(sent, false);
+        return size >= sizeof(struct fuse_read_in) && is_opened(sent, false) && !sent->is_plain;
     case FUSE_OPEN:
         return size >= sizeof(struct fuse_open_in) &&
                !(((const struct fuse_open_in *)(const void *)argument)->flags & O_TRUNC);
@@ -288,7 +289,7 @@ static void set_used(const struct sent *sent, bool is_used)
     struct opened *opened = find_opened(handle_of(sent));
 
     if (opened == NULL || !(closes || opcode == FUSE_READ || opcode == FUSE_WRITE ||
-                            opcode == FUSE_READDIRPLUS))
+                            opcode == FUSE_READDIR || opcode == FUSE_READDIRPLUS))
         return;
     opened->users += is_used ? 1u : UINT_MAX;
     if (closes)
@@ -307,6 +308,10 @@ void remember(void)
     if (sent->message == NULL)
         fail("no memory");
     memcpy(sent->message, message, message_size);
+    if (header_of(sent)->opcode == FUSE_READDIR && !is_whole(sent)) {
+        ((struct fuse_in_header *)(void *)sent->message)->opcode = FUSE_READDIRPLUS;
+        sent->is_plain = true;
+    }
     fsync = (void *)(sent->message + sizeof(struct fuse_in_header));
     if (header_of(sent)->opcode == FUSE_FSYNCDIR &&
         argument_size(sent) >= sizeof(*fsync) && fsync->fh & CX_OPEN_HERE)
@@ -373,22 +378,25 @@ static void take_page(const struct sent *sent, const char *data, size_t size)
 {
     const struct fuse_read_in *argument = argument_of(sent);
     struct opened *opened = find_opened(handle_of(sent));
+    bool is_plain = header_of(sent)->opcode == FUSE_READDIR;
     uint64_t next = entry_at(argument->offset);
     size_t at = 0;
 
     while (at < size) {
         const struct fuse_direntplus *plus = (const void *)(data + at);
-        if (size - at < FUSE_NAME_OFFSET_DIRENTPLUS ||
-            size - at < FUSE_DIRENTPLUS_SIZE(plus))
+        const struct fuse_dirent *dirent = is_plain ? (const void *)plus : &plus->dirent;
+        size_t before = is_plain ? 0 : FUSE_NAME_OFFSET_DIRENTPLUS - FUSE_NAME_OFFSET;
+        if (size - at < before + FUSE_NAME_OFFSET ||
+            size - at < before + FUSE_DIRENT_SIZE(dirent))
             fail("listing is cut off at %zu of %zu", at, size);
-        if (plus->dirent.namelen == 0 || plus->dirent.namelen > CX_NAME_MAX ||
-            memchr(plus->dirent.name, '/', plus->dirent.namelen) != NULL)
-            fail("listing has a name of length %u", plus->dirent.namelen);
-        if (plus->entry_out.nodeid != 0)
+        if (dirent->namelen == 0 || dirent->namelen > CX_NAME_MAX ||
+            memchr(dirent->name, '/', dirent->namelen) != NULL)
+            fail("listing has a name of length %u", dirent->namelen);
+        if (!is_plain && plus->entry_out.nodeid != 0)
             count_lookup(plus->entry_out.nodeid);
-        next = check_entry(opened, next, &plus->dirent);
-        opened->offset = plus->dirent.off;
-        at += FUSE_DIRENTPLUS_SIZE(plus);
+        next = check_entry(opened, next, dirent);
+        opened->offset = dirent->off;
+        at += before + FUSE_DIRENT_SIZE(dirent);
     }
     if (size == 0 && is_alone() && argument->size >= ROOM)
         check_left_out(opened, next, STUB_ENTRIES + 2);
@@ -444,6 +452,7 @@ static size_t most_in(const struct sent *sent, size_t *least)
             return *least = sizeof(struct fuse_getxattr_out);
         return ((const struct fuse_getxattr_in *)argument)->size;
     case FUSE_READ:
+    case FUSE_READDIR:
     case FUSE_READDIRPLUS:
         return ((const struct fuse_read_in *)argument)->size;
     case FUSE_WRITE:
@@ -463,6 +472,7 @@ static bool may_fail(const struct sent *sent, int error)
     case FUSE_READLINK:
     case FUSE_GETXATTR:
         return error == -ENOENT || error == -ENODATA || error == -ERANGE || error == -EOPNOTSUPP;
+    case FUSE_READDIR:
     case FUSE_READDIRPLUS:
         return error < 0 && error > -512;
     case FUSE_MKDIR: /* what was made is one that is forced, or held */
@@ -504,7 +514,7 @@ static void take_native(const struct sent *sent, const struct fuse_out_header *o
     if (opcode == FUSE_CREATE)
         take_opened(sent, (const void *)(data + sizeof(struct fuse_entry_out)),
                     ((const struct fuse_entry_out *)(const void *)data)->nodeid);
-    if (opcode == FUSE_READDIRPLUS)
+    if (opcode == FUSE_READDIRPLUS || opcode == FUSE_READDIR)
         take_page(sent, data, size);
     else if (opcode == FUSE_OPEN || opcode == FUSE_OPENDIR)
         take_opened(sent, (const void *)data, header_of(sent)->nodeid);

@@ -70,12 +70,45 @@ static uint64_t teach(uint64_t parent)
     }
 }
 
+/* Answers a listing with a page of some names, of which the kernel is to get those alone, and no
+   lookups. */
+static void answer_plain(struct sent *sent)
+{
+    struct fuse_out_header *out = (void *)sent->reply;
+    _Alignas(8) char page[REPLY_MAX] = {0};
+    size_t at = sizeof(*out), to = sizeof(*out);
+
+    for (uint64_t i = draw(3); i > 0; i--) {
+        struct fuse_direntplus *plus = (void *)(page + at);
+        plus->dirent.namelen = (uint32_t)(1 + draw(20));
+        plus->dirent.ino = draw_number();
+        memset(plus->dirent.name, 'p', plus->dirent.namelen);
+        plus->entry_out.nodeid = teach(header_of(sent)->nodeid);
+        if (plus->entry_out.nodeid >= VIRTUAL_IDS)
+            fuzz.unknown_sent++;
+        memcpy(sent->reply + to, &plus->dirent, FUSE_DIRENT_SIZE(&plus->dirent));
+        to += FUSE_DIRENT_SIZE(&plus->dirent);
+        at += FUSE_DIRENTPLUS_SIZE(plus);
+    }
+    *out = (struct fuse_out_header){.unique = header_of(sent)->unique, .len = (uint32_t)at};
+    memcpy(page, out, sizeof(*out));
+    out->len = (uint32_t)to;
+    sent->reply_size = to;
+    send_to_lane(fuzz.pair, page, at);
+}
+
 static void answer_in_python(struct sent *sent)
 {
     struct fuse_out_header out = {.unique = header_of(sent)->unique};
     struct fuse_entry_out entry = {0};
     size_t size = draw(200);
 
+    if (sent->is_plain && !once_in(8)) {
+        answer_plain(sent);
+        return;
+    }
+    if (sent->is_plain)
+        size = 0;
     for (size_t i = 0; i < size; i++)
         sent->reply[sizeof(out) + i] = (char)draw(256);
     if (header_of(sent)->opcode == FUSE_LOOKUP) {

@@ -276,7 +276,7 @@ static void make_readdirplus(void)
     }
     if (once_in(8))
         argument.offset = once_in(2) ? 0 : draw_number();
-    begin(FUSE_READDIRPLUS, opened != NULL ? opened->id : draw_id());
+    begin(once_in(3) ? FUSE_READDIR : FUSE_READDIRPLUS, opened != NULL ? opened->id : draw_id());
     add(&argument, sizeof(argument));
 }
 
@@ -344,8 +344,9 @@ static void make_interrupt(void)
 static bool is_strange(uint32_t opcode)
 {
     return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
-           opcode == FUSE_RELEASEDIR || opcode == FUSE_READDIRPLUS || opcode == FUSE_WRITE ||
-           opcode == FUSE_READ || opcode == FUSE_RELEASE;
+           opcode == FUSE_RELEASEDIR || opcode == FUSE_READDIRPLUS || opcode == FUSE_READDIR ||
+           opcode == FUSE_WRITE || opcode == FUSE_READ || opcode == FUSE_RELEASE ||
+           opcode == FUSE_INIT;
 }
 
 /* Any other opcode, or one of those above with an argument that is noise. */

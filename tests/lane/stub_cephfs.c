@@ -459,6 +459,18 @@ int ceph_readdirplus_r(struct ceph_mount_info *mount, struct ceph_dir_result *di
     return 1;
 }
 
+int ceph_readdir_r(struct ceph_mount_info *mount, struct ceph_dir_result *directory,
+                   struct dirent *de)
+{
+    struct ceph_statx stx;
+    struct Inode *inode;
+    int rc = ceph_readdirplus_r(mount, directory, de, &stx, 0, 0, &inode);
+
+    if (rc > 0)
+        ceph_ll_put(mount, inode);
+    return rc;
+}
+
 int64_t ceph_telldir(struct ceph_mount_info *mount, struct ceph_dir_result *directory)
 {
     (void)mount;

@@ -18,13 +18,13 @@ SOAK_S = float(os.environ.get("SOAK_S") or 300.0)
 _DEFINED = ("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-Wl,--wrap=read,--wrap=writev")
 _FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
 _LANE = (
-    "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "data.c",
+    "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "plain.c", "data.c",
     "change.c", "credentials.c", "allowed.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 3000
 _SOAK_REQUESTS = 20_000
-_ANSWERED = frozenset({1, 3, 4, 5, 6, 8, 9, 14, 15, 16, 18, 22, 27, 29, 35, 44, 12, 45})
+_ANSWERED = frozenset({1, 3, 4, 5, 6, 8, 9, 14, 15, 16, 18, 22, 27, 29, 35, 44, 12, 45, 28})
 """Opcodes of which the lane has to have answered some requests itself."""
 
 
@@ -86,12 +86,18 @@ WRONGS = {
         "listing has no entry",
     ),
     "created": Wrong(
-        "change.c", "cx_forget(request, opened->id, 1);", "(void)request;", "inodes are left"
+        "change.c", "cx_forget(request->lane, opened->id, 1);", "(void)request;", "inodes are left"
+    ),
+    "plain": Wrong(
+        "plain.c",
+        "owe(lane, plus->entry_out.nodeid);",
+        "if (length == 0) owe(lane, 0);",
+        "inodes are left",
     ),
     "append": Wrong("files.c", "(opened.flags & O_APPEND) != 0", "false", "wrong"),
     "lookup": Wrong(
         "listing.c",
-        "cx_forget(request, plus->entry_out.nodeid, 1);",
+        "cx_forget(request->lane, plus->entry_out.nodeid, 1);",
         "(void)request;",
         "inodes are left",
     ),
