@@ -9,7 +9,7 @@ from __future__ import annotations
 from cffi import FFI
 
 _SOURCES = (
-    "nodes", "names", "files", "allowed", "credentials",
+    "nodes", "names", "files", "allowed", "looked", "credentials",
     "lane", "answer", "listing", "plain", "data", "change",
 )  # fmt: skip
 
@@ -26,6 +26,8 @@ ffibuilder.cdef(
     struct cx_files;
     struct cx_names;
     struct cx_allowed;
+    struct cx_looked;
+    struct ceph_statx { ...; };
     struct cx_lane;
     struct Fh;
 
@@ -88,6 +90,8 @@ ffibuilder.cdef(
     void cx_allowed_add(struct cx_allowed *allowed, uint64_t directory, double seconds);
     void cx_allowed_clear(struct cx_allowed *allowed);
 
+    bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct ceph_statx *stx);
+
     bool cx_files_set(struct cx_files *files, uint64_t number, struct cx_file file);
     void cx_files_drop(struct cx_files *files, uint64_t number);
     bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened);
@@ -103,6 +107,7 @@ ffibuilder.cdef(
     struct cx_names *cx_lane_busy(struct cx_lane *lane);
     struct cx_names *cx_lane_leaving(struct cx_lane *lane);
     struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
+    struct cx_looked *cx_lane_looked(struct cx_lane *lane);
     void cx_lane_pause(struct cx_lane *lane, bool is_paused);
     void cx_lane_pass_changes(struct cx_lane *lane, bool passes);
     void cx_lane_pass_opendir(struct cx_lane *lane);
@@ -119,6 +124,7 @@ ffibuilder.cdef(
 ffibuilder.set_source(
     "c_ext._lane",
     """
+    #include <cephfs/libcephfs.h>
     #include "lane.h"
     """,
     sources=[f"c_ext/lane/{name}.c" for name in _SOURCES],

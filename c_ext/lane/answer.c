@@ -313,6 +313,7 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
     [FUSE_SYMLINK] = cx_answer_symlink,
     [FUSE_RENAME] = cx_answer_rename,
     [FUSE_RENAME2] = cx_answer_rename2,
+    [FUSE_UNLINK] = cx_answer_unlink,
     [FUSE_SETATTR] = cx_answer_setattr,
     [FUSE_WRITE] = cx_answer_write,
     [FUSE_OPENDIR] = cx_answer_opendir,

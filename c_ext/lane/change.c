@@ -264,6 +264,37 @@ enum outcome cx_answer_create(struct request *request)
     return ANSWERED;
 }
 
+/* what Python removes */
+
+/* Looks at what is to be unlinked, in a thread that may wait, so that Python needn't; also where
+   Python has to be asked about the directory. */
+enum outcome cx_answer_unlink(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const char *name = cx_name_in(request, 0);
+    struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
+    struct cx_known directory;
+    struct cx_inode *inode;
+    struct ceph_statx stx;
+    struct Inode *found;
+
+    if (!is_usual_name(name) || cx_names_has(lane->hidden, at))
+        return PASSED;
+    inode = cx_nodes_use(lane->nodes, request->in->nodeid, &directory);
+    if (inode == NULL)
+        return PASSED;
+    cx_note_lookup(request->thread, directory.ino, name);
+    if (ceph_ll_lookup(lane->mount, cx_inode_raw(inode), name, &found, &stx,
+                       CEPH_STATX_BASIC_STATS, 0, lane->perms) == 0) {
+        ceph_ll_put(lane->mount, found);
+        if (cx_is_live(&stx))
+            cx_looked_put(lane->looked, at, &stx);
+    }
+    cx_note_lookup(request->thread, 0, NULL);
+    cx_inode_release(lane->nodes, inode);
+    return PASSED;
+}
+
 /* renames */
 
 static bool is_file(const struct cx_lane *lane, const struct making *making, const char *name)

@@ -46,6 +46,7 @@ struct cx_lane {
     struct cx_names *busy;    /* by the numbers of inodes: one change of a name at a time */
     struct cx_names *leaving; /* those that are renamed */
     struct cx_allowed *allowed;
+    struct cx_looked *looked;
     atomic_bool is_paused;
     atomic_int passes_changes; /* for how many reasons */
     atomic_uint_least64_t init_unique; /* of the request with which the kernel begins */
@@ -153,6 +154,7 @@ enum outcome cx_answer_mknod(struct request *request);
 enum outcome cx_answer_symlink(struct request *request);
 enum outcome cx_answer_rename(struct request *request);
 enum outcome cx_answer_rename2(struct request *request);
+enum outcome cx_answer_unlink(struct request *request);
 enum outcome cx_answer_setattr(struct request *request);
 
 /* listing.c */

@@ -317,9 +317,11 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
     lane->busy = cx_names_new();
     lane->leaving = cx_names_new();
     lane->allowed = cx_allowed_new();
+    lane->looked = cx_looked_new();
     lane->nodes = cx_nodes_new(put_inode, lane);
     if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
-        lane->leaving == NULL || lane->allowed == NULL || lane->nodes == NULL)
+        lane->leaving == NULL || lane->allowed == NULL || lane->looked == NULL ||
+        lane->nodes == NULL)
         goto failed;
     if (ceph_ll_lookup_root(mount, &root) != 0)
         goto failed;
@@ -350,6 +352,7 @@ void cx_lane_free(struct cx_lane *lane)
     cx_names_free(lane->busy);
     cx_names_free(lane->leaving);
     cx_allowed_free(lane->allowed);
+    cx_looked_free(lane->looked);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }
@@ -382,6 +385,11 @@ struct cx_names *cx_lane_leaving(struct cx_lane *lane)
 struct cx_allowed *cx_lane_allowed(struct cx_lane *lane)
 {
     return lane->allowed;
+}
+
+struct cx_looked *cx_lane_looked(struct cx_lane *lane)
+{
+    return lane->looked;
 }
 
 void cx_lane_pause(struct cx_lane *lane, bool is_paused)

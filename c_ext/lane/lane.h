@@ -15,6 +15,7 @@
 
 #include "allowed.h"
 #include "files.h"
+#include "looked.h"
 #include "names.h"
 #include "nodes.h"
 
@@ -79,6 +80,7 @@ struct cx_names *cx_lane_busy(struct cx_lane *lane);
 struct cx_names *cx_lane_leaving(struct cx_lane *lane);
 
 struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
+struct cx_looked *cx_lane_looked(struct cx_lane *lane);
 
 /* Has Python answer everything that can be: the session is shut out. What was opened before stays
    Python's, until it says otherwise. */

@@ -200,6 +200,10 @@ class Lane(Protocol):
         """Have that done in Python everywhere, until it is allowed again."""
         ...
 
+    def looked(self, parent: int, name: bytes) -> Attr | None:
+        """Return what a name had when we were asked to unlink it; None if that isn't known."""
+        ...
+
     def pass_changes(self, *, on: bool) -> None:
         """Have all changes made in Python, or no longer: as often as it was said that they be."""
         ...

@@ -475,7 +475,7 @@ def _bulk(
         nodes,
         files,
         listed,
-        Seen(fresh_s=fresh_s if lane is None else 0.0),  # what a lane changes isn't forgotten
+        Seen(fresh_s=fresh_s, lane=lane),
         deletes,
         pending,
         Bulk(after=config.asyncdelete.pending_after),

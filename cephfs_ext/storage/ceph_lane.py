@@ -32,7 +32,7 @@ from cephfs_ext.core.ports import (
     LaneCost,
     Node,
 )
-from cephfs_ext.core.types import Ino, Reason
+from cephfs_ext.core.types import Attr, Ino, Reason
 
 assert (lib.CX_OPEN_HERE, lib.CX_ALL_LOOKUPS) == (OPEN_IN_LANE, ALL_LOOKUPS)
 
@@ -59,6 +59,7 @@ class CephLane:
         refer: Callable[[Ino], Node | None],
         data_of: Callable[[Handle], tuple[int, bool] | None],
         handle_of: Callable[[Node, int, int, bool], Handle],
+        attr_of: Callable[[int], Attr],
         *,
         entry_timeout_s: float,
         attr_timeout_s: float,
@@ -73,6 +74,7 @@ class CephLane:
                 storage can use it.
             handle_of: makes a handle of an inode, an open file, the flags with which it was opened,
                 and whether the session hasn't been shut out since.
+            attr_of: reads a `struct ceph_statx`.
 
         Raises:
             FSError: no memory, or no root.
@@ -94,10 +96,12 @@ class CephLane:
         self._busy = lib.cx_lane_busy(self._lane)
         self._leaving = lib.cx_lane_leaving(self._lane)
         self._allowed = lib.cx_lane_allowed(self._lane)
+        self._looked = lib.cx_lane_looked(self._lane)
         self._raw = raw
         self._refer = refer
         self._data_of = data_of
         self._handle_of = handle_of
+        self._attr_of = attr_of
         self._descriptors: list[int] = []
         self._ended = -1
         self._costs = [(0, 0, 0)] * lib.CX_OPCODES
@@ -229,6 +233,14 @@ class CephLane:
     def allow_nowhere(self) -> None:
         """Have that done in Python everywhere, until it is allowed again."""
         lib.cx_allowed_clear(self._allowed)
+
+    def looked(self, parent: int, name: bytes) -> Attr | None:
+        """Return what a name had when we were asked to unlink it; None if that isn't known."""
+        at, _keep = _at(parent, name)
+        stx = ffi.new("struct ceph_statx *")
+        if not lib.cx_looked_take(self._looked, at[0], stx):
+            return None
+        return self._attr_of(int(ffi.cast("uintptr_t", stx)))
 
     def pass_changes(self, *, on: bool) -> None:
         """Have all changes made in Python, or no longer; counted."""

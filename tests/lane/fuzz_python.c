@@ -151,6 +151,17 @@ static void close_taken(uint64_t fh)
     free(opened->taken);
 }
 
+/* Takes what the lane has seen of a name; it is something that there is. */
+static void take_looked(uint64_t parent, const char *name, size_t size)
+{
+    struct cx_name at = {parent, name, strnlen(name, size)};
+    struct ceph_statx stx;
+
+    if (cx_looked_take(cx_lane_looked(fuzz.lane), at, &stx) &&
+        (stx.stx_ino == 0 || (is_alone() && cx_looked_take(cx_lane_looked(fuzz.lane), at, &stx))))
+        fail("a name was looked at twice");
+}
+
 /* Takes what Python got. */
 void take_passed_on(const char *bytes, size_t size)
 {
@@ -174,6 +185,8 @@ void take_passed_on(const char *bytes, size_t size)
         return;
     if (once_in(6))
         send_junk();
+    if (in->opcode == FUSE_UNLINK && once_in(2))
+        take_looked(in->nodeid, (const char *)(in + 1), size - sizeof(*in));
     if (in->opcode == FUSE_RELEASE && size >= sizeof(*in) + sizeof(struct fuse_release_in))
         close_taken(((const struct fuse_release_in *)(const void *)(in + 1))->fh);
     answer_in_python(sent);

@@ -198,6 +198,12 @@ static void make_mknod(void)
     add_name();
 }
 
+static void make_unlink(void)
+{
+    begin(FUSE_UNLINK, draw_id());
+    add_name();
+}
+
 static void make_symlink(void)
 {
     begin(FUSE_SYMLINK, draw_id());
@@ -390,6 +396,7 @@ static const make_fn MAKES[] = {
     make_forget,      make_forget,       make_batch_forget, make_other,   make_interrupt,
     make_mkdir,       make_mknod,        make_symlink,      make_create,  make_create,
     make_setattr,     make_setattr,      make_rename,       make_rename,
+    make_unlink,
 };
 
 void make_request(void)

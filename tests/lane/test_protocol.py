@@ -19,7 +19,7 @@ _DEFINED = ("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-Wl,--wrap=read,--wrap=w
 _FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
 _LANE = (
     "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "plain.c", "data.c",
-    "change.c", "credentials.c", "allowed.c",
+    "change.c", "credentials.c", "allowed.c", "looked.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 3000
