@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -m "not soak and not faults" --durations=15
 STORMY := $(patsubst %,tests/ceph/test_%.py,ranks full members failover eviction)
 CALM = $(filter-out $(STORMY),$(wildcard tests/ceph/test_*.py))
 SLOW := $(patsubst %,tests/mount/test_%.py,hold jobs limit pending policy pressure tree)
-LANE := $(patsubst %,tests/mount/test_%.py,semantics listing frozen truncate links node_limit)
+LANE := $(patsubst %,tests/mount/test_%.py,semantics listing frozen truncate links node_limit pending)
 MOUNT = $(filter-out $(SLOW),$(wildcard tests/mount/test_*.py))
 
 .DEFAULT_GOAL := help

@@ -193,13 +193,13 @@ class CephLane:
     def hide(self, parent: int, name: bytes) -> None:
         """Answer that a name isn't there."""
         at, _keep = _at(parent, name)
-        if not lib.cx_hidden_add(self._hidden, at[0]):
+        if not lib.cx_names_add(self._hidden, at[0]):
             raise FSError(errno.ENOMEM)
 
     def show(self, parent: int, name: bytes) -> None:
         """End that."""
         at, _keep = _at(parent, name)
-        lib.cx_hidden_remove(self._hidden, at[0])
+        lib.cx_names_remove(self._hidden, at[0])
 
     def touches(self, directory: int) -> int:
         """Return how often it has changed something of a directory, or names in it."""
