@@ -367,6 +367,18 @@ def _service_routes(service: Service) -> list[Route]:
     ]
 
 
+class _Connection(TCPServer):
+    """A connection that ends when its peer has gone.
+
+    hypercorn would keep it as long as it waits for a next request, and a peer that asks often, each
+    time anew, would have more of them than it may.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.context.terminated.set()
+
+
 class ControlServer:
     """Serves the sockets until cancelled."""
 
@@ -452,7 +464,7 @@ class ControlServer:
 
     async def _connection(self, peer: Peer, asgi: Any) -> None:
         app: AppWrapper = wrap_app(asgi, self._config.wsgi_max_body_size, None)
-        await TCPServer(
+        await _Connection(
             app,
             self._config,
             WorkerContext(None),

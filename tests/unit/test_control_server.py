@@ -532,6 +532,13 @@ def test_user_with_too_many_connections_keeps_nobody_else_out(running: Path) -> 
         assert "200" in done.stdout.splitlines()[0], done
 
 
+def test_user_who_asks_often_is_always_answered(running: Path) -> None:
+    """Each time over a connection of its own, as probes and commands do."""
+    for _ in range(150):
+        with http(running) as client:
+            assert client.get("/livez").status_code == 200
+
+
 def wait_until_full(peer: socket.socket) -> None:
     """Return when a sender waits for us to read."""
     before, now = -1, 0
