@@ -25,13 +25,13 @@ bool cx_is_live(const struct ceph_statx *stx)
     return stx->stx_dev == 0 || stx->stx_dev == LIVE_DEVICE;
 }
 
-void cx_set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanoseconds)
+static void set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanoseconds)
 {
     *seconds = (uint64_t)timeout_s;
     *nanoseconds = (uint32_t)((timeout_s - (double)*seconds) * 1e9);
 }
 
-void cx_fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *stx)
+static void fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *stx)
 {
     *attr = (struct fuse_attr){
         .ino = id,
@@ -53,13 +53,13 @@ void cx_fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *
 }
 
 void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
-                       const struct ceph_statx *stx)
+                   const struct ceph_statx *stx)
 {
     memset(entry, 0, sizeof(*entry));
     entry->nodeid = id;
-    cx_set_timeout(lane->settings.entry_timeout_s, &entry->entry_valid, &entry->entry_valid_nsec);
-    cx_set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
-    cx_fill_attr(&entry->attr, id, stx);
+    set_timeout(lane->settings.entry_timeout_s, &entry->entry_valid, &entry->entry_valid_nsec);
+    set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
+    fill_attr(&entry->attr, id, stx);
 }
 
 /* requests */
@@ -90,7 +90,7 @@ static bool is_usual(int rc)
     return rc == -ENOENT || rc == -ENODATA || rc == -ERANGE || rc == -EOPNOTSUPP;
 }
 
-enum outcome cx_answer_error(const struct request *request, int rc)
+static enum outcome answer_error(const struct request *request, int rc)
 {
     if (!is_usual(rc))
         return PASSED;
@@ -145,10 +145,17 @@ static enum outcome answer_batch_forget(struct request *request)
 
 /* names */
 
-bool cx_is_special(const char *name)
+static bool is_special(const char *name)
 {
     return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0') ||
                               strcmp(name, TRASH) == 0 || strcmp(name, SNAPSHOTS) == 0);
+}
+
+bool cx_is_usual_name(const char *name)
+{
+    size_t length = name == NULL ? 0 : strlen(name);
+
+    return length > 0 && length <= CX_NAME_MAX && !is_special(name);
 }
 
 void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name)
@@ -163,44 +170,83 @@ void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name)
     pthread_mutex_unlock(&thread->lock);
 }
 
+/* Looks a name up; the reference is the caller's. 0 or -errno. */
+static int look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
+                   const char *name, struct Inode **found, struct ceph_statx *stx)
+{
+    struct cx_lane *lane = request->lane;
+    int rc;
+
+    cx_note_lookup(request->thread, directory, name);
+    rc = ceph_ll_lookup(lane->mount, cx_inode_raw(parent), name, found, stx,
+                        CEPH_STATX_BASIC_STATS, 0, lane->perms);
+    cx_note_lookup(request->thread, 0, NULL);
+    return rc;
+}
+
+enum outcome cx_answer_entry(const struct request *request, const struct ceph_statx *stx)
+{
+    struct fuse_entry_out entry;
+
+    cx_fill_entry(request->lane, &entry, stx->stx_ino, stx);
+    if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
+        cx_forget(request->lane, stx->stx_ino, 1);
+    return ANSWERED;
+}
+
 static enum outcome answer_lookup(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const char *name = cx_name_in(request, 0);
-    size_t length = name == NULL ? 0 : strlen(name);
-    struct cx_name at = {request->in->nodeid, name, length};
-    struct fuse_entry_out entry;
+    struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
     struct ceph_statx stx;
     struct cx_known known;
     struct cx_inode *parent;
     struct Inode *found;
-    int rc;
+    int rc = -ENOENT;
 
-    if (length == 0 || length > CX_NAME_MAX || cx_is_special(name))
+    if (!cx_is_usual_name(name))
         return PASSED;
     parent = cx_use(request, &known);
     if (parent == NULL)
         return PASSED;
-    if (cx_names_has(lane->hidden, at)) {
-        rc = -ENOENT;
-    } else {
-        cx_note_lookup(request->thread, known.ino, name);
-        rc = ceph_ll_lookup(lane->mount, cx_inode_raw(parent), name, &found, &stx,
-                            CEPH_STATX_BASIC_STATS, 0, lane->perms);
-        cx_note_lookup(request->thread, 0, NULL);
-    }
+    if (!cx_names_has(lane->hidden, at))
+        rc = look_up(request, parent, known.ino, name, &found, &stx);
     cx_inode_release(lane->nodes, parent);
     if (rc < 0)
-        return cx_answer_error(request, rc);
+        return answer_error(request, rc);
     if (!cx_is_live(&stx) || cx_nodes_learn(lane->nodes, stx.stx_ino, found, at,
-                                         S_ISDIR(stx.stx_mode), stx.stx_nlink) != CX_LEARNED) {
+                                            S_ISDIR(stx.stx_mode), stx.stx_nlink) != CX_LEARNED) {
         ceph_ll_put(lane->mount, found);
         return PASSED;
     }
-    cx_fill_entry(lane, &entry, stx.stx_ino, &stx);
-    if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
-        cx_forget(request->lane, stx.stx_ino, 1);
-    return ANSWERED;
+    return cx_answer_entry(request, &stx);
+}
+
+/* Looks at what is to be unlinked, in a thread that may wait, so that Python needn't; also where
+   Python has to be asked about the directory. */
+static enum outcome answer_unlink(struct request *request)
+{
+    struct cx_lane *lane = request->lane;
+    const char *name = cx_name_in(request, 0);
+    struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
+    struct ceph_statx stx;
+    struct cx_known known;
+    struct cx_inode *parent;
+    struct Inode *found;
+
+    if (!cx_is_usual_name(name) || cx_names_has(lane->hidden, at))
+        return PASSED;
+    parent = cx_nodes_use(lane->nodes, request->in->nodeid, &known);
+    if (parent == NULL)
+        return PASSED;
+    if (look_up(request, parent, known.ino, name, &found, &stx) == 0) {
+        ceph_ll_put(lane->mount, found);
+        if (cx_is_live(&stx))
+            cx_looked_put(lane->looked, at, &stx);
+    }
+    cx_inode_release(lane->nodes, parent);
+    return PASSED;
 }
 
 static enum outcome answer_readlink(struct request *request)
@@ -216,33 +262,36 @@ static enum outcome answer_readlink(struct request *request)
                           lane->perms);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
-        return cx_answer_error(request, rc);
+        return answer_error(request, rc);
     cx_reply_out(request, (size_t)rc);
     return ANSWERED;
 }
 
 /* inodes */
 
-static enum outcome answer_getattr(struct request *request)
+enum outcome cx_answer_attributes(const struct request *request, struct cx_inode *inode)
 {
     struct cx_lane *lane = request->lane;
     struct fuse_attr_out out = {0};
     struct ceph_statx stx;
-    struct cx_known known;
-    struct cx_inode *inode = cx_use(request, &known);
-    int rc;
+    int rc = ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_STATX_BASIC_STATS, 0,
+                             lane->perms);
 
-    if (inode == NULL)
-        return PASSED;
-    rc = ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_STATX_BASIC_STATS, 0,
-                         lane->perms);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
         return PASSED;
-    cx_set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
-    cx_fill_attr(&out.attr, request->in->nodeid, &stx);
+    set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
+    fill_attr(&out.attr, request->in->nodeid, &stx);
     cx_reply(request, 0, &out, sizeof(out));
     return ANSWERED;
+}
+
+static enum outcome answer_getattr(struct request *request)
+{
+    struct cx_known known;
+    struct cx_inode *inode = cx_use(request, &known);
+
+    return inode == NULL ? PASSED : cx_answer_attributes(request, inode);
 }
 
 static enum outcome answer_getxattr(struct request *request)
@@ -264,7 +313,7 @@ static enum outcome answer_getxattr(struct request *request)
                           argument->size, lane->perms);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
-        return cx_answer_error(request, rc);
+        return answer_error(request, rc);
     if (argument->size == 0) {
         out.size = (uint32_t)rc;
         cx_reply(request, 0, &out, sizeof(out));
@@ -313,7 +362,7 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
     [FUSE_SYMLINK] = cx_answer_symlink,
     [FUSE_RENAME] = cx_answer_rename,
     [FUSE_RENAME2] = cx_answer_rename2,
-    [FUSE_UNLINK] = cx_answer_unlink,
+    [FUSE_UNLINK] = answer_unlink,
     [FUSE_SETATTR] = cx_answer_setattr,
     [FUSE_WRITE] = cx_answer_write,
     [FUSE_OPENDIR] = cx_answer_opendir,

@@ -31,13 +31,6 @@ const UserPerm *cx_perms_of(const struct request *request)
                              request->in->pid);
 }
 
-static bool is_usual_name(const char *name)
-{
-    size_t length = name == NULL ? 0 : strlen(name);
-
-    return length > 0 && length <= CX_NAME_MAX && !cx_is_special(name);
-}
-
 static struct cx_name place_of(const struct making *making)
 {
     return (struct cx_name){making->directory.id, making->name, strlen(making->name)};
@@ -56,7 +49,7 @@ static bool begin_making(struct request *request, size_t offset, struct making *
     struct cx_lane *lane = request->lane;
 
     making->name = cx_name_in(request, offset);
-    if (lane->passes_changes != 0 || !is_usual_name(making->name))
+    if (lane->passes_changes != 0 || !cx_is_usual_name(making->name))
         return false;
     making->perms = cx_perms_of(request);
     if (making->perms == NULL)
@@ -110,9 +103,7 @@ static bool learn(struct cx_lane *lane, const struct making *making, struct Inod
 static enum outcome answer_made(struct request *request, struct making *making, int rc,
                                 struct Inode *made, const struct ceph_statx *stx)
 {
-    struct cx_lane *lane = request->lane;
-    struct fuse_entry_out entry;
-    bool is_learned = rc == 0 && learn(lane, making, made, stx);
+    bool is_learned = rc == 0 && learn(request->lane, making, made, stx);
 
     end_making(request, making);
     if (rc < 0)
@@ -121,10 +112,7 @@ static enum outcome answer_made(struct request *request, struct making *making, 
         cx_reply(request, -ENOMEM, NULL, 0);
         return ANSWERED;
     }
-    cx_fill_entry(lane, &entry, stx->stx_ino, stx);
-    if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
-        cx_forget(request->lane, stx->stx_ino, 1);
-    return ANSWERED;
+    return cx_answer_entry(request, stx);
 }
 
 enum outcome cx_answer_mkdir(struct request *request)
@@ -264,37 +252,6 @@ enum outcome cx_answer_create(struct request *request)
     return ANSWERED;
 }
 
-/* what Python removes */
-
-/* Looks at what is to be unlinked, in a thread that may wait, so that Python needn't; also where
-   Python has to be asked about the directory. */
-enum outcome cx_answer_unlink(struct request *request)
-{
-    struct cx_lane *lane = request->lane;
-    const char *name = cx_name_in(request, 0);
-    struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
-    struct cx_known directory;
-    struct cx_inode *inode;
-    struct ceph_statx stx;
-    struct Inode *found;
-
-    if (!is_usual_name(name) || cx_names_has(lane->hidden, at))
-        return PASSED;
-    inode = cx_nodes_use(lane->nodes, request->in->nodeid, &directory);
-    if (inode == NULL)
-        return PASSED;
-    cx_note_lookup(request->thread, directory.ino, name);
-    if (ceph_ll_lookup(lane->mount, cx_inode_raw(inode), name, &found, &stx,
-                       CEPH_STATX_BASIC_STATS, 0, lane->perms) == 0) {
-        ceph_ll_put(lane->mount, found);
-        if (cx_is_live(&stx))
-            cx_looked_put(lane->looked, at, &stx);
-    }
-    cx_note_lookup(request->thread, 0, NULL);
-    cx_inode_release(lane->nodes, inode);
-    return PASSED;
-}
-
 /* renames */
 
 static bool is_file(const struct cx_lane *lane, const struct making *making, const char *name)
@@ -339,7 +296,7 @@ static enum outcome rename_within(struct request *request, uint64_t directory, s
     struct making making;
     int rc;
 
-    if (directory != request->in->nodeid || !is_usual_name(name) ||
+    if (directory != request->in->nodeid || !cx_is_usual_name(name) ||
         !cx_allowed_has(lane->allowed, directory) || cx_names_has(lane->hidden, place) ||
         !begin_making(request, offset + place.length + 1, &making))
         return PASSED;
@@ -414,12 +371,11 @@ enum outcome cx_answer_setattr(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_setattr_in *argument = request->argument;
-    struct fuse_attr_out out = {0};
     const UserPerm *perms;
     struct cx_known known;
     struct cx_inode *inode;
     struct ceph_statx stx;
-    int rc, mask;
+    int mask;
 
     if (request->size < sizeof(*argument) || lane->passes_changes != 0 ||
         argument->valid & ~(uint32_t)(CHANGES | IGNORED) || !(argument->valid & CHANGES))
@@ -430,15 +386,9 @@ enum outcome cx_answer_setattr(struct request *request)
         return PASSED;
     cx_nodes_touched(lane->nodes, known.id);
     mask = wanted(argument, &stx);
-    rc = ceph_ll_setattr(lane->mount, cx_inode_raw(inode), &stx, mask, perms);
-    if (rc == 0)
-        rc = ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_STATX_BASIC_STATS, 0,
-                             lane->perms);
-    cx_inode_release(lane->nodes, inode);
-    if (rc < 0)
+    if (ceph_ll_setattr(lane->mount, cx_inode_raw(inode), &stx, mask, perms) < 0) {
+        cx_inode_release(lane->nodes, inode);
         return PASSED;
-    cx_set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
-    cx_fill_attr(&out.attr, request->in->nodeid, &stx);
-    cx_reply(request, 0, &out, sizeof(out));
-    return ANSWERED;
+    }
+    return cx_answer_attributes(request, inode);
 }

@@ -103,8 +103,6 @@ bool cx_pass(struct cx_lane *lane, const void *message, size_t size);
 #define TRASH ".trashbin"
 
 bool cx_is_live(const struct ceph_statx *stx);
-void cx_set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanoseconds);
-void cx_fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *stx);
 void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
                    const struct ceph_statx *stx);
 
@@ -114,11 +112,17 @@ struct cx_inode *cx_use(const struct request *request, struct cx_known *known);
 /* Returns the name that is the argument of a request, ended by a zero byte; NULL if it is none. */
 const char *cx_name_in(const struct request *request, size_t offset);
 
-/* Tells whether a name isn't what it seems: `.`, `..`, the trash, snapshots. */
-bool cx_is_special(const char *name);
+/* Tells whether a name is one, and what it seems: not `.`, `..`, the trash, or snapshots. */
+bool cx_is_usual_name(const char *name);
 
 /* Says of a call that looks a name up that it is under way, or, without a name, over. */
 void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name);
+
+/* Answers with an inode of which a lookup has been counted. */
+enum outcome cx_answer_entry(const struct request *request, const struct ceph_statx *stx);
+
+/* Answers with the attributes that an inode has now; gives it back. */
+enum outcome cx_answer_attributes(const struct request *request, struct cx_inode *inode);
 
 /* Takes back lookups that the kernel has been told of, or hasn't got. */
 void cx_forget(struct cx_lane *lane, uint64_t id, uint64_t lookups);
@@ -154,13 +158,11 @@ enum outcome cx_answer_mknod(struct request *request);
 enum outcome cx_answer_symlink(struct request *request);
 enum outcome cx_answer_rename(struct request *request);
 enum outcome cx_answer_rename2(struct request *request);
-enum outcome cx_answer_unlink(struct request *request);
 enum outcome cx_answer_setattr(struct request *request);
 
 /* listing.c */
 
 void cx_close_directories(struct cx_lane *lane);
-
 
 enum outcome cx_answer_opendir(struct request *request);
 enum outcome cx_answer_readdir(struct request *request);
