@@ -28,6 +28,9 @@ _FILE_MODE = 0o100600
 _LAYOUT = b"ceph.file.layout"
 _CAPABILITY = b"security.capability"
 _CHUNK_BYTES = 1 << 20
+_MANY = 4_096
+"""Names of a directory beyond which a listing of it shall fill no caches."""
+
 _STAGED_S = 3600
 """A file that is still being written after this time was left behind by a dead gateway."""
 
@@ -61,8 +64,8 @@ async def read_node(storage: Storage, node: Node, *, limit: int) -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_file(storage: Storage, node: Node) -> AsyncIterator[Handle]:
-    """Lend a regular file, open for reading."""
-    handle = await storage.open(node, os.O_RDONLY, GATEWAY)
+    """Lend a regular file, open for reading once: it isn't kept in any cache."""
+    handle = await storage.open_passing(node)
     async with _closing(storage, handle):
         yield handle
 
@@ -254,17 +257,21 @@ async def listing(
 async def _entries(
     storage: Storage, handle: DirHandle, *, plus: bool, limit: int
 ) -> AsyncGenerator[Listed, None]:
-    cookie = 0
-    while page := await storage.readdir(handle, cookie, limit=limit, plus=plus):
-        left = list(reversed(page))
-        try:
-            while left:
-                yield left.pop()
-        finally:
-            for listed in left:
-                if listed.found is not None:
-                    storage.forget(listed.found.node)
-        cookie = page[-1].entry.cookie
+    cookie, count = 0, 0
+    with contextlib.ExitStack() as stack:
+        while page := await storage.readdir(handle, cookie, limit=limit, plus=plus):
+            left = list(reversed(page))
+            try:
+                while left:
+                    yield left.pop()
+            finally:
+                for listed in left:
+                    if listed.found is not None:
+                        storage.forget(listed.found.node)
+            cookie = page[-1].entry.cookie
+            if count < _MANY <= count + len(page):
+                stack.enter_context(storage.passing())
+            count += len(page)
 
 
 async def names_in(storage: Storage, node: Node) -> list[bytes]:

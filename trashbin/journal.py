@@ -39,10 +39,10 @@ _IDLE_S = 60.0
 """How long a round waits for records."""
 
 _CHUNK_BYTES = 64 * 1024
-"""What is read of a journal at a time; nothing else is done while its lines are looked at."""
+"""What is looked at of a journal at a time: nothing else is done meanwhile."""
 
 _LARGEST_CHUNK_BYTES = 1024 * 1024
-"""What is read at a time of a journal whose end didn't have what was looked for."""
+"""What is read at a time of all of a journal."""
 
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -533,8 +533,10 @@ async def each_line(domain: Domain, journal: JournalName, take: Callable[[bytes]
 async def _each_line(storage: Storage, node: Node, take: Callable[[bytes], None]) -> None:
     async with open_file(storage, node) as handle:
         off, rest = 0, b""
-        while data := await storage.read(handle, off, _CHUNK_BYTES):
+        while data := await storage.read(handle, off, _LARGEST_CHUNK_BYTES):
+            for at in range(0, len(data), _CHUNK_BYTES):
+                *lines, rest = (rest + data[at : at + _CHUNK_BYTES]).split(b"\n")
+                for line in lines:
+                    take(line)
+                await trio.lowlevel.checkpoint()
             off += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                take(line)

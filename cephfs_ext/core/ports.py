@@ -15,7 +15,7 @@ not cancelled: the result is never lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from cephfs_ext.core.types import (
@@ -549,6 +549,10 @@ class Storage(Protocol):
         """
         ...
 
+    async def open_passing(self, node: Node) -> Handle:
+        """Open a regular file as the gateway, to read it once: no cache is filled with it."""
+        ...
+
     async def create(
         self,
         parent: Node,
@@ -598,6 +602,10 @@ class Storage(Protocol):
         ...
 
     # directories
+
+    def passing(self) -> AbstractContextManager[None]:
+        """Have caches not filled by listings while the body runs; what they have may go, too."""
+        ...
 
     async def opendir(self, node: Node) -> DirHandle:
         """Open a directory for listing."""

@@ -22,7 +22,7 @@ import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import trio
@@ -61,6 +61,7 @@ from cephfs_ext.core.types import (
     Weight,
 )
 from cephfs_ext.storage.ceph_admission import Admission
+from cephfs_ext.storage.ceph_cache import CacheSize
 from cephfs_ext.storage.ceph_lane import CephLane
 from cephfs_ext.storage.ceph_leases import Leases
 from cephfs_ext.storage.ceph_locks import ClusterLocks, lock_of_dir, lock_of_name
@@ -95,6 +96,9 @@ _DROPPED = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECT | os.O_CLOEXEC
 _WRITING = os.O_WRONLY | os.O_RDWR
 _CHANGING = _WRITING | os.O_TRUNC
 _MAKING = os.O_CREAT | os.O_EXCL
+_PASSING_INODES = 4_096
+"""What is kept while very many names are listed that nobody will ask for again."""
+
 _CREATE_ATTEMPTS = 5
 """How often `create` looks again at a name that comes and goes."""
 _AT_THE_END = -1
@@ -229,7 +233,8 @@ class CephStorage:
         self._told_of_pins = False
         self.root: Node = self._lookup_root()
         perms = self._identities.of(GATEWAY)
-        self._stuck = StuckNames(mount, _raw(self.root), perms, config.cache_size)
+        self._cache = CacheSize(mount, config.cache_size)
+        self._stuck = StuckNames(mount, _raw(self.root), perms, self._cache)
         whom = "background work" if background else "users"
         self._admission = Admission(mount, _raw(self.root), perms, whom)
         self._reviving = trio.Lock()
@@ -829,6 +834,10 @@ class CephStorage:
         who = cred if flags & _CHANGING else GATEWAY
         return await self._call(lambda: self._open(_node(node), flags & ~_DROPPED, who))
 
+    async def open_passing(self, node: Node) -> Handle:
+        """Open for reading past the cache of data."""
+        return await self._call(lambda: self._open(_node(node), os.O_DIRECT, GATEWAY))
+
     def _open(self, node: CephNode, flags: int, cred: Credentials) -> CephHandle:
         out, perms = ffi.new("Fh **"), self._identities.of(cred)
         check(lib.ceph_ll_open(self._mount, node.raw, flags, out, perms))
@@ -1010,6 +1019,10 @@ class CephStorage:
             await self._call(close, limiter=self._data)
 
     # directories
+
+    def passing(self) -> AbstractContextManager[None]:
+        """Keep few inodes while very many names are listed."""
+        return self._cache.limited(_PASSING_INODES)
 
     async def opendir(self, node: Node) -> DirHandle:
         """Open a directory."""

@@ -37,6 +37,7 @@ from typing import Any, Protocol
 
 from c_ext._libcephfs import ffi, lib
 from cephfs_ext.core.types import Ino
+from cephfs_ext.storage.ceph_cache import CacheSize
 from cephfs_ext.storage.name_locks import Name
 
 _log = logging.getLogger(__name__)
@@ -48,8 +49,6 @@ Freeing it in vain doubles the patience.
 """
 
 _LOOK_S = 0.25
-
-_CACHE_SIZE = b"client_cache_size"
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -100,11 +99,11 @@ class StuckNames:
     Concurrency: `watched`, `taking_away` and `free` from any thread.
     """
 
-    def __init__(self, mount: Any, root: Any, perms: Any, cache_size: int) -> None:
+    def __init__(self, mount: Any, root: Any, perms: Any, cache: CacheSize) -> None:
         self._mount = mount
         self._root = root
         self._perms = perms
-        self._cache_size = b"%d" % cache_size
+        self._cache = cache
         self.others: Others | None = None
         self._others: dict[tuple[int, int], _Call] = {}
         self._calls: dict[_Call, None] = {}
@@ -256,9 +255,8 @@ class StuckNames:
         if rc < 0:
             _log.error("names can't be freed: error %d", -rc)
             return
-        lib.ceph_conf_set(self._mount, _CACHE_SIZE, b"1")
-        for _ in range(2):
-            lib.ceph_ll_rename(self._mount, self._root, name, out[0], b"x", self._perms)
-        lib.ceph_conf_set(self._mount, _CACHE_SIZE, self._cache_size)
+        with self._cache.limited(1):
+            for _ in range(2):
+                lib.ceph_ll_rename(self._mount, self._root, name, out[0], b"x", self._perms)
         lib.ceph_ll_put(self._mount, out[0])
         lib.ceph_ll_rmdir(self._mount, self._root, name, self._perms)

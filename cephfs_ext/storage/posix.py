@@ -20,7 +20,7 @@ import os
 import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TypeVar, cast
 
 import trio
@@ -423,6 +423,10 @@ class PosixStorage:
         )
         return PosixHandle(inode, fd, who)
 
+    async def open_passing(self, node: Node) -> Handle:
+        """Open for reading; the kernel knows best what it keeps."""
+        return await self.open(node, os.O_RDONLY, self._own)
+
     async def create(
         self,
         parent: Node,
@@ -534,6 +538,10 @@ class PosixStorage:
             await self._call(lambda: os.close(_handle(handle).fd), limiter=self._data)
 
     # directories
+
+    def passing(self) -> AbstractContextManager[None]:
+        """Do nothing: nothing is kept of what is listed."""
+        return contextlib.nullcontext()
 
     async def opendir(self, node: Node) -> DirHandle:
         """Open a directory."""

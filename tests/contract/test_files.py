@@ -51,6 +51,18 @@ async def test_create_opens_an_existing_file(tree: Tree) -> None:
     await tree.storage.release(created.handle)
 
 
+async def test_what_is_read_past_caches_is_what_was_just_written(tree: Tree) -> None:
+    node = await tree.file(b"f", b"before")
+    async with tree.opened(node, os.O_WRONLY) as writer:
+        passing = await tree.storage.open_passing(node)
+        try:
+            for data in (b"behind", b"afterwards" * 10_000):
+                await tree.storage.write(writer, 0, data)
+                assert await tree.storage.read(passing, 0, 200_000) == data
+        finally:
+            await tree.storage.release(passing)
+
+
 async def test_create_may_cut_an_existing_file_off(tree: Tree) -> None:
     node = await tree.file(b"f", b"data")
     created = await tree.create(b"f", flags=os.O_RDWR | os.O_TRUNC)
