@@ -181,14 +181,19 @@ class Pending:
         inside = self._inside.get(directory)
         return 0 if inside is None else inside.directories
 
+    @property
+    def has_room(self) -> bool:
+        """True if one more may be added."""
+        return self._count < self._limit
+
     async def room(self) -> None:
         """Wait until there is room for one more. Checkpoints: only if it has to wait."""
-        if self._count < self._limit:
+        if self.has_room:
             return
         self._meter.count("pending_limit_reached_total")
         self._waiting_for_room += 1
         try:
-            while self._count >= self._limit:
+            while not self.has_room:
                 await self._freed.wait()
         finally:
             self._waiting_for_room -= 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import difflib
+import functools
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -101,6 +102,8 @@ def _check_rights() -> None:
               help="Also count requests; on ceph, with nobody else on the cluster.")  # fmt: skip
 @click.option("--lane", is_flag=True,
               help="On ceph: with the lane on; a gateway without it is a peer, too.")  # fmt: skip
+@click.option("--pending", is_flag=True,
+              help="Have the gateway answer deletes in bulk early.")  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="List the workloads.")
 def main(
     only: tuple[str, ...],
@@ -112,6 +115,7 @@ def main(
     file: str | None,
     profile: bool,
     lane: bool,
+    pending: bool,
     listing: bool,
 ) -> None:
     """Run the gateway beside ceph-fuse, a local directory and bindfs, and compare them."""
@@ -127,7 +131,9 @@ def main(
     mounts: dict[str, list[Peer]] = {}
     with _running_cluster(wanted) as cluster:
         for storage in wanted:
-            with _base(parent) as base, _peers(storage, cluster, base, lane) as peers:
+            options = ["asyncdelete.pending=true"] if pending else []
+            mounting = functools.partial(_peers, storage, cluster, lane=lane, options=options)
+            with _base(parent) as base, mounting(base) as peers:
                 mounts[storage] = peers
                 counted_on = cluster if storage == "ceph" else None
                 scratch = base / "scratch"
@@ -147,11 +153,11 @@ def main(
 
 
 def _peers(
-    storage: str, cluster: CephCluster | None, base: Path, lane: bool
+    storage: str, cluster: CephCluster | None, base: Path, *, lane: bool, options: Sequence[str]
 ) -> contextlib.AbstractContextManager[list[Peer]]:
     if cluster is None or storage == "posix":
-        return posix_peers(base)
-    return ceph_peers(cluster, base, lane=lane)
+        return posix_peers(base, options)
+    return ceph_peers(cluster, base, options, lane=lane)
 
 
 def _say_done(result: Result) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -145,10 +145,13 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def ceph_peers(cluster: CephCluster, base: Path, *, lane: bool) -> Iterator[list[Peer]]:
+def ceph_peers(
+    cluster: CephCluster, base: Path, options: Sequence[str], *, lane: bool
+) -> Iterator[list[Peer]]:
     """Mount a gateway and ceph-fuse on one cluster; leaves nothing behind on it.
 
     Args:
+        options: settings of the gateway.
         lane: the gateway has it on, and one without it is a peer, too.
     """
     top = f"/bench-{uuid.uuid4().hex[:12]}"
@@ -161,11 +164,11 @@ def ceph_peers(cluster: CephCluster, base: Path, *, lane: bool) -> Iterator[list
         mounted.callback(_remove_from, cluster, top, base / "all")
         peers: list[Peer] = []
         for name in names:
-            option = "lane=on" if lane and name == GATEWAY else "lane=off"
+            given = ("lane=on" if lane and name == GATEWAY else "lane=off", *options)
             places = (f"ceph:{top}/{name}", base / name, base / "run")
-            gateway = Gateway(*places, conf=cluster.conf, options=(option,))
+            gateway = Gateway(*places, conf=cluster.conf, options=given)
             mounted.enter_context(gateway.mounted())
-            peers.append(GatewayPeer(gateway, name, options=option))
+            peers.append(GatewayPeer(gateway, name, options=",".join(given)))
         mounted.enter_context(contextlib.closing(fuse))
         fuse.mount()
         yield [*peers, fuse]
@@ -180,11 +183,12 @@ def _remove_from(cluster: CephCluster, top: str, mountpoint: Path) -> None:
 
 
 @contextlib.contextmanager
-def posix_peers(base: Path) -> Iterator[list[Peer]]:
+def posix_peers(base: Path, options: Sequence[str]) -> Iterator[list[Peer]]:
     """Mount a gateway and bindfs over directories beside a plain one; the caller removes `base`."""
     for name in ("gateway.source", "bindfs.source", "bindfs", "local"):
         (base / name).mkdir()
-    gateway = Gateway(f"posix:{base / 'gateway.source'}", base / "gateway", base / "run")
+    places = (f"posix:{base / 'gateway.source'}", base / "gateway", base / "run")
+    gateway = Gateway(*places, options=tuple(options))
     bindfs = BindfsPeer(base / "bindfs", base / "bindfs.source")
     bindfs.mount()
     with contextlib.closing(bindfs), gateway.mounted():

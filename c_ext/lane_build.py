@@ -9,8 +9,8 @@ from __future__ import annotations
 from cffi import FFI
 
 _SOURCES = (
-    "nodes", "names", "files", "allowed", "looked", "credentials",
-    "lane", "answer", "listing", "plain", "data", "change",
+    "nodes", "names", "files", "allowed", "looked", "removals", "credentials",
+    "lane", "answer", "listing", "plain", "data", "change", "unlink",
 )  # fmt: skip
 
 ffibuilder = FFI()
@@ -27,6 +27,7 @@ ffibuilder.cdef(
     struct cx_names;
     struct cx_allowed;
     struct cx_looked;
+    struct cx_removals;
     struct ceph_statx { ...; };
     struct cx_lane;
     struct Fh;
@@ -60,6 +61,16 @@ ffibuilder.cdef(
         uint32_t readers_max;
         uint32_t open_max;
     };
+    struct cx_grant {
+        uint64_t number;
+        uint64_t directory;
+        uint32_t pid;
+        uint32_t uid;
+        uint32_t gid;
+        uint32_t touches;
+        bool owned_only;
+    };
+    struct cx_removed { uint64_t grant; uint64_t parent; size_t length; char name[255]; };
     struct cx_cost { uint64_t answered; uint64_t passed; uint64_t answered_ns; };
     struct cx_lookup { uint64_t begun; uint64_t directory; char name[256]; };
 
@@ -74,6 +85,7 @@ ffibuilder.cdef(
     bool cx_nodes_adopt(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
     void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
     uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
+    void cx_nodes_open_outside(struct cx_nodes *nodes, uint64_t id, bool is_open);
     bool cx_nodes_retarget(struct cx_nodes *nodes, uint64_t id, uint64_t ino, void *raw);
     bool cx_nodes_force(struct cx_nodes *nodes, uint64_t ino, uint32_t add, uint32_t take);
     bool cx_nodes_place(struct cx_nodes *nodes, uint64_t id, struct cx_name at);
@@ -92,6 +104,17 @@ ffibuilder.cdef(
 
     bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct ceph_statx *stx);
 
+    void cx_removals_wake(struct cx_removals *removals, int eventfd);
+    bool cx_removals_exempt(struct cx_removals *removals, const char *patterns, size_t size);
+    void cx_removals_grant(struct cx_removals *removals, const struct cx_grant *grant,
+                           double seconds);
+    void cx_removals_revoke(struct cx_removals *removals, uint64_t directory);
+    void cx_removals_revoke_all(struct cx_removals *removals);
+    size_t cx_removals_take(struct cx_removals *removals, struct cx_removed *removed,
+                            struct ceph_statx *stx, size_t count);
+    bool cx_removals_inside(struct cx_removals *removals, uint64_t directory,
+                            uint64_t answered_ns, uint32_t directories);
+
     bool cx_files_set(struct cx_files *files, uint64_t number, struct cx_file file);
     void cx_files_drop(struct cx_files *files, uint64_t number);
     bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened);
@@ -108,6 +131,7 @@ ffibuilder.cdef(
     struct cx_names *cx_lane_leaving(struct cx_lane *lane);
     struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
     struct cx_looked *cx_lane_looked(struct cx_lane *lane);
+    struct cx_removals *cx_lane_removals(struct cx_lane *lane);
     void cx_lane_pause(struct cx_lane *lane, bool is_paused);
     void cx_lane_pass_changes(struct cx_lane *lane, bool passes);
     void cx_lane_pass_opendir(struct cx_lane *lane);

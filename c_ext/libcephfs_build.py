@@ -85,6 +85,8 @@ ffibuilder.cdef(
     int ceph_abort_conn(struct ceph_mount_info *cmount);
     int ceph_release(struct ceph_mount_info *cmount);
     int ceph_conf_read_file(struct ceph_mount_info *cmount, const char *path_list);
+    int ceph_conf_get(struct ceph_mount_info *cmount, const char *option, char *buf,
+                      size_t len);
     int ceph_conf_set(struct ceph_mount_info *cmount, const char *option, const char *value);
     int ceph_getaddrs(struct ceph_mount_info *cmount, char **addrs);
     int ceph_set_mount_timeout(struct ceph_mount_info *cmount, uint32_t timeout);

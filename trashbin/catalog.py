@@ -22,7 +22,7 @@ from trashbin.layout import EntryName
 from trashbin.tasks import for_each
 from trashbin.tombs import Tomb
 
-_AT_ONCE = 8
+_AT_ONCE = 4
 """Shards that are read at the same time."""
 
 

@@ -124,6 +124,24 @@ def _reasons(rule: PolicyRule, thing: Candidate, now_ns: int) -> list[str] | Non
     return reasons
 
 
+def names_exempted(rules: Iterable[PolicyRule]) -> list[str]:
+    """Return patterns of names: nothing else that rules exempt has a name that fits none of them.
+
+    But for what lies where `may_exempt_any` says so.
+    """
+    patterns = [pattern for rule in rules if not rule.keep for pattern in rule.match]
+    return sorted({pattern.rstrip("/").rpartition("/")[2] for pattern in patterns} - {"**"})
+
+
+def may_exempt_any(rules: Iterable[PolicyRule], directory: bytes) -> bool:
+    """Tell whether what is in a directory may be exempt whatever it is called."""
+    anything = directory + b"/\0" if directory else b"\0"
+    return any(
+        not rule.keep and (not rule.match or any(matches(one, anything) for one in rule.match))
+        for rule in rules
+    )
+
+
 def matches(pattern: str, path: bytes) -> bool:
     """Tell whether a pattern matches a path, or a directory above it."""
     expression = _compiled(pattern)

@@ -31,8 +31,13 @@ static void set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanosecon
     *nanoseconds = (uint32_t)((timeout_s - (double)*seconds) * 1e9);
 }
 
-static void fill_attr(struct fuse_attr *attr, uint64_t id, const struct ceph_statx *stx)
+/* Fills in attributes as users see them. */
+static void fill_attr(const struct cx_lane *lane, struct fuse_attr *attr, uint64_t id,
+                      const struct ceph_statx *found)
 {
+    struct ceph_statx seen = *found, *stx = &seen;
+
+    cx_removals_show(lane->removals, stx);
     *attr = (struct fuse_attr){
         .ino = id,
         .size = stx->stx_size,
@@ -59,7 +64,7 @@ void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uin
     entry->nodeid = id;
     set_timeout(lane->settings.entry_timeout_s, &entry->entry_valid, &entry->entry_valid_nsec);
     set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
-    fill_attr(&entry->attr, id, stx);
+    fill_attr(lane, &entry->attr, id, stx);
 }
 
 /* requests */
@@ -170,9 +175,8 @@ void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name)
     pthread_mutex_unlock(&thread->lock);
 }
 
-/* Looks a name up; the reference is the caller's. 0 or -errno. */
-static int look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
-                   const char *name, struct Inode **found, struct ceph_statx *stx)
+int cx_look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
+               const char *name, struct Inode **found, struct ceph_statx *stx)
 {
     struct cx_lane *lane = request->lane;
     int rc;
@@ -211,7 +215,7 @@ static enum outcome answer_lookup(struct request *request)
     if (parent == NULL)
         return PASSED;
     if (!cx_names_has(lane->hidden, at))
-        rc = look_up(request, parent, known.ino, name, &found, &stx);
+        rc = cx_look_up(request, parent, known.ino, name, &found, &stx);
     cx_inode_release(lane->nodes, parent);
     if (rc < 0)
         return answer_error(request, rc);
@@ -221,32 +225,6 @@ static enum outcome answer_lookup(struct request *request)
         return PASSED;
     }
     return cx_answer_entry(request, &stx);
-}
-
-/* Looks at what is to be unlinked, in a thread that may wait, so that Python needn't; also where
-   Python has to be asked about the directory. */
-static enum outcome answer_unlink(struct request *request)
-{
-    struct cx_lane *lane = request->lane;
-    const char *name = cx_name_in(request, 0);
-    struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
-    struct ceph_statx stx;
-    struct cx_known known;
-    struct cx_inode *parent;
-    struct Inode *found;
-
-    if (!cx_is_usual_name(name) || cx_names_has(lane->hidden, at))
-        return PASSED;
-    parent = cx_nodes_use(lane->nodes, request->in->nodeid, &known);
-    if (parent == NULL)
-        return PASSED;
-    if (look_up(request, parent, known.ino, name, &found, &stx) == 0) {
-        ceph_ll_put(lane->mount, found);
-        if (cx_is_live(&stx))
-            cx_looked_put(lane->looked, at, &stx);
-    }
-    cx_inode_release(lane->nodes, parent);
-    return PASSED;
 }
 
 static enum outcome answer_readlink(struct request *request)
@@ -281,7 +259,7 @@ enum outcome cx_answer_attributes(const struct request *request, struct cx_inode
     if (rc < 0)
         return PASSED;
     set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
-    fill_attr(&out.attr, request->in->nodeid, &stx);
+    fill_attr(lane, &out.attr, request->in->nodeid, &stx);
     cx_reply(request, 0, &out, sizeof(out));
     return ANSWERED;
 }
@@ -362,7 +340,7 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
     [FUSE_SYMLINK] = cx_answer_symlink,
     [FUSE_RENAME] = cx_answer_rename,
     [FUSE_RENAME2] = cx_answer_rename2,
-    [FUSE_UNLINK] = answer_unlink,
+    [FUSE_UNLINK] = cx_answer_unlink,
     [FUSE_SETATTR] = cx_answer_setattr,
     [FUSE_WRITE] = cx_answer_write,
     [FUSE_OPENDIR] = cx_answer_opendir,

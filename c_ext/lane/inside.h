@@ -21,6 +21,7 @@
 #define REQUEST_MAX (DATA_MAX + 65536u)
 #define THREADS_MAX 256u
 #define DIRECTORY_BUCKETS 256u
+#define REMOVALS_MAX 4096u
 
 struct thread {
     struct cx_lane *lane;
@@ -47,6 +48,7 @@ struct cx_lane {
     struct cx_names *leaving; /* those that are renamed */
     struct cx_allowed *allowed;
     struct cx_looked *looked;
+    struct cx_removals *removals;
     atomic_bool is_paused;
     atomic_int passes_changes; /* for how many reasons */
     atomic_uint_least64_t init_unique; /* of the request with which the kernel begins */
@@ -118,6 +120,11 @@ bool cx_is_usual_name(const char *name);
 /* Says of a call that looks a name up that it is under way, or, without a name, over. */
 void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name);
 
+/* Looks a name up; the reference is the caller's. `directory` is the number of the parent's inode.
+   0 or -errno. */
+int cx_look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
+               const char *name, struct Inode **found, struct ceph_statx *stx);
+
 /* Answers with an inode of which a lookup has been counted. */
 enum outcome cx_answer_entry(const struct request *request, const struct ceph_statx *stx);
 
@@ -159,6 +166,10 @@ enum outcome cx_answer_symlink(struct request *request);
 enum outcome cx_answer_rename(struct request *request);
 enum outcome cx_answer_rename2(struct request *request);
 enum outcome cx_answer_setattr(struct request *request);
+
+/* unlink.c */
+
+enum outcome cx_answer_unlink(struct request *request);
 
 /* listing.c */
 

@@ -318,10 +318,11 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
     lane->leaving = cx_names_new();
     lane->allowed = cx_allowed_new();
     lane->looked = cx_looked_new();
+    lane->removals = cx_removals_new(REMOVALS_MAX);
     lane->nodes = cx_nodes_new(put_inode, lane);
     if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
         lane->leaving == NULL || lane->allowed == NULL || lane->looked == NULL ||
-        lane->nodes == NULL)
+        lane->removals == NULL || lane->nodes == NULL)
         goto failed;
     if (ceph_ll_lookup_root(mount, &root) != 0)
         goto failed;
@@ -353,6 +354,7 @@ void cx_lane_free(struct cx_lane *lane)
     cx_names_free(lane->leaving);
     cx_allowed_free(lane->allowed);
     cx_looked_free(lane->looked);
+    cx_removals_free(lane->removals);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
 }
@@ -390,6 +392,11 @@ struct cx_allowed *cx_lane_allowed(struct cx_lane *lane)
 struct cx_looked *cx_lane_looked(struct cx_lane *lane)
 {
     return lane->looked;
+}
+
+struct cx_removals *cx_lane_removals(struct cx_lane *lane)
+{
+    return lane->removals;
 }
 
 void cx_lane_pause(struct cx_lane *lane, bool is_paused)

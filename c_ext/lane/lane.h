@@ -18,6 +18,7 @@
 #include "looked.h"
 #include "names.h"
 #include "nodes.h"
+#include "removals.h"
 
 struct cx_lane;
 
@@ -81,6 +82,7 @@ struct cx_names *cx_lane_leaving(struct cx_lane *lane);
 
 struct cx_allowed *cx_lane_allowed(struct cx_lane *lane);
 struct cx_looked *cx_lane_looked(struct cx_lane *lane);
+struct cx_removals *cx_lane_removals(struct cx_lane *lane);
 
 /* Has Python answer everything that can be: the session is shut out. What was opened before stays
    Python's, until it says otherwise. */

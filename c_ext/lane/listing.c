@@ -233,9 +233,11 @@ static int next_entry(struct cx_lane *lane, struct directory *directory, bool is
 
 /* Adds what was read to a page, and counts the lookup that the kernel makes of it. What only
    Python can answer for is a name without attributes. False if there is no room. */
-static bool add_found(struct cx_lane *lane, struct directory *directory, struct page *page,
-                      const struct ceph_statx *stx, bool is_sure, uint64_t behind)
+static bool add_found(const struct request *request, struct directory *directory,
+                      struct page *page, const struct ceph_statx *stx, bool is_sure,
+                      uint64_t behind)
 {
+    struct cx_lane *lane = request->lane;
     const struct dirent *de = &directory->entry;
     struct cx_name at = {directory->id, de->d_name, strlen(de->d_name)};
     struct fuse_entry_out entry = {0};
@@ -273,9 +275,38 @@ static bool is_dots(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-static int fill_page(struct cx_lane *lane, struct directory *directory, struct page *page,
-                     uint64_t start, bool is_sure)
+/* Tells whether a name is listed: not what is hidden, nor what was hidden when it was read, and has
+   been removed since. `is_sure` says that no name has been changed since the directory was opened.
+   Whether a name is hidden is asked first: who shows one has noted the change before. */
+static bool is_listed(const struct request *request, const struct directory *directory,
+                      struct cx_inode *inode, uint64_t ino, bool *is_sure)
 {
+    struct cx_lane *lane = request->lane;
+    const char *name = directory->entry.d_name;
+    struct cx_name at = {directory->id, name, strlen(name)};
+    struct ceph_statx stx;
+    struct Inode *found;
+    int rc;
+
+    *is_sure = true;
+    if (is_dots(name) || strcmp(name, TRASH) == 0 || cx_names_has(lane->hidden, at))
+        return false;
+    *is_sure = cx_nodes_changes(lane->nodes, directory->id) == directory->changes;
+    if (*is_sure)
+        return true;
+    rc = cx_look_up(request, inode, ino, name, &found, &stx);
+    if (rc == 0)
+        ceph_ll_put(lane->mount, found);
+    return rc != -ENOENT;
+}
+
+/* Fills in entries of a directory, of which `inode` is the inode and `ino` its number. */
+static int fill_page(const struct request *request, struct directory *directory, struct page *page,
+                     struct cx_inode *inode, uint64_t ino)
+{
+    const struct fuse_read_in *argument = request->argument;
+    struct cx_lane *lane = request->lane;
+    uint64_t start = argument->offset;
     uint64_t cookie = start == BEHIND_DOT || start == BEHIND_DOTDOT ? 0 : start;
     struct ceph_statx stx;
     int rc = 1;
@@ -287,11 +318,10 @@ static int fill_page(struct cx_lane *lane, struct directory *directory, struct p
     }
     while ((rc = next_entry(lane, directory, page->is_plain, &stx)) > 0) {
         uint64_t behind = (uint64_t)ceph_telldir(lane->mount, directory->raw);
-        const char *name = directory->entry.d_name;
-        struct cx_name at = {directory->id, name, strlen(name)};
-        if (is_dots(name) || strcmp(name, TRASH) == 0 || cx_names_has(lane->hidden, at)) {
+        bool is_sure;
+        if (!is_listed(request, directory, inode, ino, &is_sure)) {
             put_inode(lane, directory);
-        } else if (!add_found(lane, directory, page, &stx, is_sure, behind)) {
+        } else if (!add_found(request, directory, page, &stx, is_sure, behind)) {
             directory->is_ahead = true;
             return 1;
         }
@@ -319,14 +349,16 @@ static enum outcome list(struct request *request, struct directory *directory, b
     const struct fuse_read_in *argument = request->argument;
     struct page page = {.data = OUT_DATA(request), .is_plain = is_plain};
     struct cx_known known;
-    uint64_t start = argument->offset;
+    struct cx_inode *inode = cx_nodes_use(lane->nodes, directory->id, &known);
     int rc = 0;
 
     page.size = argument->size < DATA_MAX ? argument->size : DATA_MAX;
-    if (!cx_nodes_look(lane->nodes, directory->id, &known))
+    if (inode == NULL)
         rc = -ESTALE;
-    else if (add_dots(&page, directory->id, known.parent, start))
-        rc = fill_page(lane, directory, &page, start, known.changes == directory->changes);
+    else if (add_dots(&page, directory->id, known.parent, argument->offset))
+        rc = fill_page(request, directory, &page, inode, known.ino);
+    if (inode != NULL)
+        cx_inode_release(lane->nodes, inode);
     if (rc < 0 && page.used == 0) {
         cx_reply(request, rc, NULL, 0);
         return ANSWERED;

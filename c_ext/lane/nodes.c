@@ -36,7 +36,8 @@ struct node {
         uint32_t opens;   /* of a file */
     };
     uint8_t name_length;
-    bool is_held; /* nobody may open it */
+    bool is_held;    /* nobody may open it */
+    bool is_outside; /* Python has it open */
     bool is_dir;
     bool is_named; /* it is in the index of directories */
     bool is_told;  /* Python wants to know of its end */
@@ -562,6 +563,43 @@ uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id)
     opens = node == NULL || node->is_dir ? 0 : node->opens;
     pthread_mutex_unlock(&nodes->lock);
     return opens;
+}
+
+void cx_nodes_open_outside(struct cx_nodes *nodes, uint64_t id, bool is_open)
+{
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    if (node != NULL)
+        node->is_outside = is_open;
+    pthread_mutex_unlock(&nodes->lock);
+}
+
+bool cx_nodes_is_idle(struct cx_nodes *nodes, uint64_t ino)
+{
+    const struct node *node;
+    bool is_idle;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, ino);
+    is_idle = reasons_of(nodes, ino) == 0 &&
+              (node == NULL || (!node->is_dir && node->opens == 0 && !node->is_outside &&
+                                !node->is_held));
+    pthread_mutex_unlock(&nodes->lock);
+    return is_idle;
+}
+
+uint64_t cx_nodes_changes(struct cx_nodes *nodes, uint64_t directory)
+{
+    const struct node *node;
+    uint64_t changes;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, directory);
+    changes = node == NULL || !node->is_dir ? 0 : node->changes;
+    pthread_mutex_unlock(&nodes->lock);
+    return changes;
 }
 
 static bool look(struct cx_nodes *nodes, uint64_t id, struct cx_known *known, bool tell)

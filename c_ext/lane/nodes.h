@@ -104,6 +104,12 @@ void cx_nodes_hold(struct cx_nodes *nodes, uint64_t id, bool is_held);
 /* Returns how often a file is open. */
 uint32_t cx_nodes_opens(struct cx_nodes *nodes, uint64_t id);
 
+/* Says whether Python has a file open. */
+void cx_nodes_open_outside(struct cx_nodes *nodes, uint64_t id, bool is_open);
+
+/* Tells whether nobody has a file open, or wants it alone, and nothing about its inode is forced. */
+bool cx_nodes_is_idle(struct cx_nodes *nodes, uint64_t ino);
+
 /* Says what is known of a node, without its inode; false if nothing is. */
 bool cx_nodes_look(struct cx_nodes *nodes, uint64_t id, struct cx_known *known);
 
@@ -125,8 +131,9 @@ void cx_nodes_unplace(struct cx_nodes *nodes, struct cx_name at);
 /* Returns the id of the directory that was seen last under a name; 0 if none was. */
 uint64_t cx_nodes_directory_at(struct cx_nodes *nodes, struct cx_name at);
 
-/* Notes that a name in a directory was changed. */
+/* Notes that a name in a directory was changed; the other says how often that has been. */
 void cx_nodes_changed(struct cx_nodes *nodes, uint64_t directory);
+uint64_t cx_nodes_changes(struct cx_nodes *nodes, uint64_t directory);
 
 /* The same, or attributes of a directory: by the lane, of which Python isn't told. */
 void cx_nodes_touched(struct cx_nodes *nodes, uint64_t directory);

@@ -90,4 +90,9 @@ def without_privileges(mode: int) -> int:
 
 def sticky_forbids(parent: Attr, victim: Attr, cred: Credentials) -> bool:
     """Tell whether the sticky bit of `parent` keeps `cred` from removing `victim`."""
-    return bool(parent.mode & stat.S_ISVTX) and cred.uid not in (0, parent.uid, victim.uid)
+    return is_sticky_for(parent, cred) and cred.uid != victim.uid
+
+
+def is_sticky_for(parent: Attr, cred: Credentials) -> bool:
+    """Tell whether the sticky bit of `parent` lets `cred` remove only what they own."""
+    return bool(parent.mode & stat.S_ISVTX) and cred.uid not in (0, parent.uid)

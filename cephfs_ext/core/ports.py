@@ -109,9 +109,33 @@ class Adopted(NamedTuple):
 LANE_OPERATIONS = [
     "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release", "opendir",
     "readdir", "releasedir", "forget", "create", "mkdir", "mknod", "symlink", "setattr",
-    "rename",
+    "rename", "unlink",
 ]  # fmt: skip
 """The kinds of requests that a lane knows."""
+
+
+class Grant(NamedTuple):
+    """That a process may unlink in a directory without our being asked."""
+
+    number: int
+    directory: int
+    """Its id."""
+    pid: int
+    uid: int
+    gid: int
+    touches: int
+    """Of the directory, when it was looked at (`Lane.touches`)."""
+    owned_only: bool
+    """Only what belongs to the caller."""
+
+
+class Removed(NamedTuple):
+    """What the lane has answered to be deleted."""
+
+    grant: int
+    parent: int
+    name: bytes
+    attr: Attr
 
 
 class LaneCost(NamedTuple):
@@ -202,6 +226,43 @@ class Lane(Protocol):
 
     def looked(self, parent: int, name: bytes) -> Attr | None:
         """Return what a name had when we were asked to unlink it; None if that isn't known."""
+        ...
+
+    def exempt(self, patterns: Sequence[str]) -> None:
+        """Say once, before it starts, which names are never unlinked without our being asked."""
+        ...
+
+    def grant(self, grant: Grant, seconds: float) -> None:
+        """Have a process' unlinks in a directory answered, and names hidden, for some time.
+
+        Only what may go before that has been carried out ([pending-4]). The last grant for a
+        directory counts.
+        """
+        ...
+
+    def revoke(self, directory: int | None = None) -> None:
+        """Take the grant for a directory back, or all; what was answered stays so."""
+        ...
+
+    async def removed_some(self) -> None:
+        """Wait until something was answered that `removed` hasn't returned."""
+        ...
+
+    def removed(self) -> Sequence[Removed]:
+        """Take over some of what was answered, the oldest first; nothing if that was all."""
+        ...
+
+    def deletes_inside(self, ino: Ino, answered_ns: int, directories: int) -> None:
+        """Say that names in a directory are hidden: its attributes are others for users.
+
+        Args:
+            answered_ns: when the last was deleted; 0 if none is hidden any more.
+            directories: how many of them are directories.
+        """
+        ...
+
+    def open_outside(self, node_id: int, *, on: bool) -> None:
+        """Note that a file is open here, or no longer."""
         ...
 
     def pass_changes(self, *, on: bool) -> None:

@@ -126,7 +126,5 @@ class Reason(enum.IntFlag):
 
     SPECIAL = enum.auto()
     """Links that only the trash has, an id that isn't the number, a generation."""
-    PENDING = enum.auto()
-    """Names in a directory are hidden: its times and link count aren't what the storage says."""
     LEFT = enum.auto()
     """A name was moved out of a directory, and its attributes have not been read since."""

@@ -259,6 +259,9 @@ def _start_loops(
     async def carry_out_pending() -> None:
         await repeat("pending", gateway.pending.once, meter, interval_s=0)
 
+    async def take_over() -> None:
+        await repeat("unlinks", gateway.filesystem.take_over, meter, interval_s=0)
+
     async def drop_journals() -> None:
         interval_s = config.trash.expire_interval_s
         await repeat("expiry", gateway.expiry.once_disabled, meter, interval_s=interval_s)
@@ -273,6 +276,7 @@ def _start_loops(
     if gateway.lane is not None:
         nursery.start_soon(limit_nodes)
         nursery.start_soon(_end_with, gateway.lane)
+        nursery.start_soon(take_over)
     nursery.start_soon(invalidate)
     if config.trash.enabled and not config.mount.read_only:
         nursery.start_soon(write_journal)

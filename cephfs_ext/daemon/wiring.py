@@ -45,7 +45,7 @@ from cephfs_ext.vfs.handles import DirStreams, OpenFiles
 from cephfs_ext.vfs.intents import Intents
 from cephfs_ext.vfs.lane_nodes import LaneNodes
 from cephfs_ext.vfs.marks import Marks
-from cephfs_ext.vfs.nodes import NodeId, NodeTable
+from cephfs_ext.vfs.nodes import NodeTable
 from cephfs_ext.vfs.requests import Requests
 from cephfs_ext.vfs.seen import Seen
 from cephfs_ext.vfs.truncations import Truncations
@@ -58,7 +58,7 @@ from trashbin.event_ids import EventIds
 from trashbin.expire import Expiry, Remover
 from trashbin.journal import Journal
 from trashbin.picture import Pictures
-from trashbin.policy import DEFAULT_RULES, terms
+from trashbin.policy import DEFAULT_RULES, names_exempted, terms
 from trashbin.pressure import Pressure, Watermarks
 from trashbin.put import Put
 from trashbin.restore import Restore
@@ -325,15 +325,16 @@ def build(
         meter,
         is_there=config.trash.enabled and not config.mount.read_only,
     )
+    pins = KnownDirectories(nodes)
     pending = Pending(
-        KnownDirectories(nodes),
+        pins,
         meter,
         limit=config.asyncdelete.pending_max,
         in_flight=config.asyncdelete.pending_in_flight,
     )
     listed, callers, place = DirStreams(lane), Callers(), mountinfo.mountpoint_of(mountpoint)
     bulk = _bulk(
-        config, users, nodes, files, listed, deletes, pending, meter, invalidations.entry, lane
+        config, users, nodes, files, listed, deletes, pending, pins, lane, meter, invalidations
     )
     filesystem = FileSystem(
         users,
@@ -367,7 +368,7 @@ def build(
     def metrics() -> tuple[bytes, str]:
         meter.set("nodes", len(nodes) + len(view))
         meter.set("handles", filesystem.open_handles)
-        meter.set("pending_deletes", len(pending))
+        meter.set("pending_deletes", filesystem.pending)
         if lane is not None:
             _count_lane(meter, lane)
         return meter.expose()
@@ -447,6 +448,8 @@ def _lane(config: Config, users: Storage) -> Lane | None:
         )
     if lane is not None and config.asyncdelete.recognise_rm:
         lane.pass_opendir()  # a tree that was taken away lists empty
+    if lane is not None:
+        lane.exempt(names_exempted(_rules(config)))
     if lane is not None and mount.read_only:
         lane.pass_changes(on=True)
     return lane
@@ -465,9 +468,10 @@ def _bulk(
     listed: DirStreams,
     deletes: Deletes,
     pending: Pending,
-    meter: PrometheusMeter,
-    forget_entry: Callable[[NodeId, bytes], None],
+    pins: KnownDirectories,
     lane: Lane | None,
+    meter: PrometheusMeter,
+    invalidations: Invalidations,
 ) -> BulkDeletes:
     fresh_s = min(config.mount.entry_timeout_s, config.mount.attr_timeout_s)
     return BulkDeletes(
@@ -479,8 +483,10 @@ def _bulk(
         deletes,
         pending,
         Bulk(after=config.asyncdelete.pending_after),
+        pins,
+        lane,
         meter,
-        forget_entry,
+        invalidations.entry,
         is_on=config.asyncdelete.pending and config.trash.enabled,
         fresh_s=fresh_s,
     )

@@ -69,7 +69,7 @@ ERRNOS = [
 ]
 LOOPS = [
     "expiry", "pressure", "journal", "ancestors", "invalidate", "recovery", "peers", "jobs",
-    "pending", "nodes",
+    "pending", "unlinks", "nodes",
 ]  # fmt: skip
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0)
 

@@ -96,7 +96,7 @@ _DROPPED = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECT | os.O_CLOEXEC
 _WRITING = os.O_WRONLY | os.O_RDWR
 _CHANGING = _WRITING | os.O_TRUNC
 _MAKING = os.O_CREAT | os.O_EXCL
-_PASSING_INODES = 4_096
+_PASSING_INODES = 512
 """What is kept while very many names are listed that nobody will ask for again."""
 
 _CREATE_ATTEMPTS = 5

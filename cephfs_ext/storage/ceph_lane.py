@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import trio
@@ -28,9 +28,11 @@ from cephfs_ext.core.ports import (
     OPEN_IN_LANE,
     Adopted,
     Found,
+    Grant,
     Handle,
     LaneCost,
     Node,
+    Removed,
 )
 from cephfs_ext.core.types import Attr, Ino, Reason
 
@@ -40,12 +42,15 @@ _OPCODES = {
     "lookup": (1,), "getattr": (3,), "readlink": (5,), "getxattr": (22,), "read": (15,),
     "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (28, 44),
     "releasedir": (29,), "forget": (2, 42), "create": (35,), "mkdir": (9,), "mknod": (8,),
-    "symlink": (6,), "setattr": (4,), "rename": (12, 45),
+    "symlink": (6,), "setattr": (4,), "rename": (12, 45), "unlink": (10,),
 }  # fmt: skip
 """The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
 
 
 assert list(_OPCODES) == LANE_OPERATIONS
+
+_REMOVED = 64
+"""What is taken over with one call."""
 
 
 class CephLane:
@@ -97,13 +102,18 @@ class CephLane:
         self._leaving = lib.cx_lane_leaving(self._lane)
         self._allowed = lib.cx_lane_allowed(self._lane)
         self._looked = lib.cx_lane_looked(self._lane)
+        self._removals = lib.cx_lane_removals(self._lane)
         self._raw = raw
         self._refer = refer
         self._data_of = data_of
         self._handle_of = handle_of
         self._attr_of = attr_of
+        self._removed_buffers = (
+            ffi.new("struct cx_removed[]", _REMOVED),
+            ffi.new("struct ceph_statx[]", _REMOVED),
+        )
         self._descriptors: list[int] = []
-        self._ended = -1
+        self._ended, self._some = -1, -1
         self._costs = [(0, 0, 0)] * lib.CX_OPCODES
         self._data = (0, 0)
         self._stopping = threading.Lock()
@@ -242,6 +252,49 @@ class CephLane:
             return None
         return self._attr_of(int(ffi.cast("uintptr_t", stx)))
 
+    def exempt(self, patterns: Sequence[str]) -> None:
+        """Never unlink names without Python that fit a pattern."""
+        packed = b"".join(pattern.encode() + b"\0" for pattern in patterns)
+        if not lib.cx_removals_exempt(self._removals, ffi.from_buffer(packed), len(packed)):
+            raise FSError(errno.ENOMEM)
+
+    def grant(self, grant: Grant, seconds: float) -> None:
+        """Have a process' unlinks in a directory answered here, for some time."""
+        lib.cx_removals_grant(self._removals, ffi.new("struct cx_grant *", grant), seconds)
+
+    def revoke(self, directory: int | None = None) -> None:
+        """Take the grant for a directory back, or all."""
+        if directory is None:
+            lib.cx_removals_revoke_all(self._removals)
+        else:
+            lib.cx_removals_revoke(self._removals, directory)
+
+    async def removed_some(self) -> None:
+        """Wait until something was unlinked here that Python hasn't taken over."""
+        await trio.lowlevel.wait_readable(self._some)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._some)
+
+    def removed(self) -> list[Removed]:
+        """Take over some of what was unlinked here."""
+        found: list[Removed] = []
+        names, stxs = self._removed_buffers
+        count = int(lib.cx_removals_take(self._removals, names, stxs, _REMOVED))
+        for one, stx in zip(names[0:count], stxs[0:count], strict=True):
+            name = bytes(ffi.buffer(one.name, one.length))
+            attr = self._attr_of(int(ffi.cast("uintptr_t", ffi.addressof(stx))))
+            found.append(Removed(one.grant, one.parent, name, attr))
+        return found
+
+    def deletes_inside(self, ino: Ino, answered_ns: int, directories: int) -> None:
+        """Show attributes of a directory as if names in it had gone."""
+        if not lib.cx_removals_inside(self._removals, ino, answered_ns, directories):
+            raise FSError(errno.ENOMEM)
+
+    def open_outside(self, node_id: int, *, on: bool) -> None:
+        """Note that Python has a file open, or no longer."""
+        lib.cx_nodes_open_outside(self._nodes, node_id, on)
+
     def pass_changes(self, *, on: bool) -> None:
         """Have all changes made in Python, or no longer; counted."""
         lib.cx_lane_pass_changes(self._lane, on)
@@ -324,8 +377,10 @@ class CephLane:
 
     def start(self, device: int, pair: int) -> None:
         """Begin to answer; takes over the descriptors."""
-        self._ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._descriptors = [device, pair, self._ended]
+        flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
+        self._ended, self._some = os.eventfd(0, flags), os.eventfd(0, flags)
+        self._descriptors = [device, pair, self._ended, self._some]
+        lib.cx_removals_wake(self._removals, self._some)
         check(lib.cx_lane_start(self._lane, device, pair, self._ended))
 
     async def ended(self) -> None:

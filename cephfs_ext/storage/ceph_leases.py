@@ -104,9 +104,10 @@ class Leases:
                     yield lease
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:  # the body knows of no nursery
-            if len(group.exceptions) != 1:
+            are_all = all(isinstance(one, FSError) for one in group.exceptions)
+            if len(group.exceptions) != 1 and not are_all:
                 raise
-            alone = group.exceptions[0]
+            alone = group.exceptions[0]  # where the cluster doesn't answer, all say the same
         finally:
             with trio.CancelScope(shield=True):
                 await self._give_back(lease)

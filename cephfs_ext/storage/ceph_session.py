@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from c_ext._libcephfs import ffi, lib
 from cephfs_ext.core.config import CephConfig
-from cephfs_ext.core.errors import ExitCode, UserError, fs_error
+from cephfs_ext.core.errors import ExitCode, UserError, check, fs_error
 from cephfs_ext.core.types import Credentials
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,14 @@ _log = logging.getLogger(__name__)
 _DELEGATION_S = 120
 """After which libcephfs would end a session that keeps a recalled delegation; ours last an instant,
 but none is given without this, nor with more than the MDS's session_autoclose (300 s)."""
+
+_LOGGING = (
+    "debug_client", "debug_objectcacher", "debug_objecter", "debug_ms", "debug_monc", "debug_auth",
+)  # fmt: skip
+"""What libcephfs logs into memory for the case that it crashes, unless the cluster's configuration
+says otherwise: each call has lines formatted, and a thread busy that drops them."""
+
+_SETTING_BYTES = 256
 
 _PERMS_KEPT = 256
 """Identities whose `UserPerm` is kept."""
@@ -112,6 +120,7 @@ def _create(config: CephConfig, options: Mapping[str, str]) -> Any:
     if rc < 0:
         raise _failure(config, "", -rc)
     mount = out[0]
+    usual = {option: _setting(mount, option) for option in _LOGGING}
     rc = lib.ceph_conf_read_file(mount, config.conf.encode())
     if rc < 0:
         lib.ceph_release(mount)
@@ -120,7 +129,8 @@ def _create(config: CephConfig, options: Mapping[str, str]) -> Any:
             "with --ceph-conf",
             ExitCode.USAGE,
         )
-    for option, value in options.items() if rc >= 0 else ():
+    quiet = {option: "0/0" for option in _LOGGING if _setting(mount, option) == usual[option]}
+    for option, value in {**quiet, **options}.items():
         rc = min(rc, lib.ceph_conf_set(mount, option.encode(), value.encode()))
     if rc >= 0:
         lib.ceph_set_mount_timeout(mount, int(config.mount_timeout_s))
@@ -131,6 +141,12 @@ def _create(config: CephConfig, options: Mapping[str, str]) -> Any:
         lib.ceph_release(mount)
         raise _failure(config, "", -rc)
     return mount
+
+
+def _setting(mount: Any, option: str) -> str:
+    buffer = ffi.new("char[]", _SETTING_BYTES)
+    check(lib.ceph_conf_get(mount, option.encode(), buffer, _SETTING_BYTES))
+    return bytes(ffi.string(buffer)).decode()
 
 
 def timeouts(config: CephConfig) -> dict[str, str]:

@@ -9,24 +9,33 @@ Not answered early is what must be seen by others at once, or can't be checked s
 that look like locks, what is below a mark `strict`, open files, inodes with several names, and
 what isn't kept.
 
+Where a lane answers the kernel, a process that has just been answered is granted to go on in the
+same directory for a moment without our being asked: the lane checks what is different from name to
+name, hides it, and we take it over. Whatever changes what a directory says takes its grant back.
+
 Source: docs/semantics.md [pending-1] to [pending-6].
 
 Concurrency: between the last look at the table and `Pending.add` there is no checkpoint. Changes of
-one directory don't meet, since the kernel has a lock for that.
+one directory don't meet, since the kernel has a lock for that. What the lane has answered is taken
+over whenever the table is looked at.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import trio
 
 from asyncdelete.bulk import Bulk
-from asyncdelete.pending import Pending
+from asyncdelete.pending import Pending, Pins
 from cephfs_ext.core.errors import FSError, NotEmptyError, NotFoundError
-from cephfs_ext.core.ports import Found, Listed, Meter, Storage
-from cephfs_ext.core.types import Attr
+from cephfs_ext.core.ports import Found, Grant, Lane, Listed, Meter, Removed, Storage
+from cephfs_ext.core.types import Attr, Ino
 from cephfs_ext.vfs.deletes import Deletes, Site, Verdict
 from cephfs_ext.vfs.handles import DirStreams, OpenFiles
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
@@ -35,8 +44,25 @@ from trashbin.files import names_in
 from trashbin.layout import TRASH_NAME
 from trashbin.put import Deleter
 
+_log = logging.getLogger(__name__)
+
 _CAREFUL_S = 10.0
 """How long after a failure no delete is answered early: the next ones may fail as well."""
+
+_GRANT_S = 1.0
+"""The longest time for which the lane may go on: who pauses so long doesn't delete in bulk."""
+
+_GATHER_S = 0.05
+"""How long what the lane answers is gathered."""
+
+_GRANT_MARGIN_S = 0.1
+"""How much later the lane may have been given a grant than we believe."""
+
+_IDLE_S = 60.0
+"""How long is waited for what the lane answers, where it may answer nothing yet."""
+
+_KEPT_AFTER_ALL = Verdict("", "it had been answered already")
+"""What of an exempt name whose pattern the lane understands otherwise."""
 
 _SITES = 1_024
 """Directories of which is remembered what they say; all are forgotten beyond it."""
@@ -55,6 +81,8 @@ class BulkDeletes:
         deletes: Deletes,
         pending: Pending,
         bulk: Bulk,
+        pins: Pins,
+        lane: Lane | None,
         meter: Meter,
         forget_entry: Callable[[NodeId, bytes], None],
         *,
@@ -73,8 +101,12 @@ class BulkDeletes:
         self._listed = listed
         self._seen = seen
         self._deletes = deletes
-        self._pending = pending
+        self._table = pending
         self._bulk = bulk
+        self._pins = pins
+        self._lane = lane
+        self._granted: dict[int, _Granted] = {}
+        self._grants = 0
         self._meter = meter
         self._forget_entry = forget_entry
         self._is_on = is_on
@@ -82,6 +114,10 @@ class BulkDeletes:
         self._careful_until_s = float("-inf")
         self._sites: dict[NodeId, tuple[float, int, Site]] = {}
         """Until when each is believed, and as long as the lane has changed nothing of it."""
+
+    def __len__(self) -> int:
+        """Return how many deletes are pending."""
+        return len(self._pending)
 
     # deletes
 
@@ -101,15 +137,15 @@ class BulkDeletes:
         attr = self._seen.get(parent, name) or await self._look(parent, name)
         if attr.is_dir:
             raise FSError(errno.EISDIR)
+        await self._pending.room()
         site = await self._site(parent)
         verdict = self._deletes.verdict_at(site, name, attr)
-        await self._pending.room()
         if verdict is None or site.is_strict or attr.nlink != 1 or self._is_open(attr):
             return False
         self._deletes.check_at(site, attr, who.cred)
         found = Found(self._nodes[parent].node, attr)
-        stamp = self._deletes.put.stamp(who)
-        self._hide(_Delete(self, parent, name, found, who, verdict, stamp))
+        self._hide(self._delete(parent, name, found, who, site, verdict))
+        self._grant(parent, site, who)
         return True
 
     async def rmdir(self, parent: NodeId, name: bytes, who: Deleter) -> bool:
@@ -153,8 +189,7 @@ class BulkDeletes:
         self._deletes.check_at(site, attr, who.cred)
         if left:
             raise NotEmptyError()
-        stamp = self._deletes.put.stamp(who)
-        self._hide(_Delete(self, parent, name, found, who, verdict, stamp, victim))
+        self._hide(self._delete(parent, name, found, who, site, verdict, victim))
         self._nodes.gone(parent, name)
         self._nodes.dead(attr.ino)
         return True
@@ -189,12 +224,127 @@ class BulkDeletes:
         is_true = time.monotonic() < until_s and touches == self._nodes.touches(directory)
         return site if is_true else None
 
+    def _forget_site(self, directory: NodeId) -> None:
+        self._sites.pop(directory, None)
+        if self._lane is not None:
+            self._lane.revoke(directory)
+
+    def _forget_sites(self) -> None:
+        self._sites.clear()
+        if self._lane is not None:
+            self._lane.revoke()
+
+    def _delete(
+        self,
+        parent: NodeId,
+        name: bytes,
+        found: Found,
+        who: Deleter,
+        site: Site,
+        verdict: Verdict | None,
+        victim: NodeId | None = None,
+    ) -> _Delete:
+        above, stamp = self._nodes[parent].node.ino, self._deletes.put.stamp(who)
+        return _Delete(self, parent, above, name, found, who, site, verdict, stamp, victim)
+
     def _hide(self, delete: _Delete) -> None:
         self._seen.forget(delete.directory, delete.name)
-        self._pending.add(delete)
         self._nodes.hide_name(delete.directory, delete.name)
-        self._nodes.hide_link(delete.found.attr.ino)
+        self._add(delete)
+        self._tell_inside(delete)
         self._meter.count("pending_answered_total")
+
+    def _add(self, delete: _Delete) -> None:
+        self._table.add(delete)
+        self._nodes.hide_link(delete.found.attr.ino)
+
+    def _tell_inside(self, delete: _Delete) -> None:
+        answered_ns = self._table.answered_ns(delete.directory) or 0
+        directories = self._table.directories(delete.directory)
+        self._nodes.deletes_inside(delete.above, answered_ns, directories)
+
+    # what the lane answers
+
+    def _grant(self, directory: NodeId, site: Site, who: Deleter) -> None:
+        """Have the lane answer a process that goes on in a directory."""
+        if self._lane is None or self._known_site(directory) is not site:
+            return
+        if not (self._table.has_room and self._deletes.keeps_at(site)):
+            return
+        until_s, touches, _ = self._sites[directory]
+        now_s, cred = time.monotonic(), who.cred
+        until_s = min(until_s, now_s + _GRANT_S)
+        owned_only = self._deletes.counts_foreign(site, cred)
+        self._grants += 1
+        number, chain = self._grants, self._pins.pin(directory)
+        self._granted[number] = _Granted(site, who, until_s, chain)
+        grant = Grant(number, directory, who.pid, cred.uid, cred.gid, touches, owned_only)
+        self._lane.grant(grant, until_s - now_s)
+
+    async def take_over(self) -> None:
+        """Wait for what the lane answers, or some time for nothing, and take it over.
+
+        It is gathered for a moment: by then the kernel has forgotten most of the files, and who
+        deletes isn't kept from their work by ours.
+        """
+        if self._lane is None:
+            await trio.sleep_forever()
+        with trio.move_on_after(_GRANT_S if self._granted else _IDLE_S):
+            await self._lane.removed_some()
+            await trio.sleep(_GATHER_S)
+        while self._take_some():
+            await trio.lowlevel.checkpoint()
+
+    @property
+    def _pending(self) -> Pending:
+        """The table, with all that has been answered by now."""
+        self._take_over()
+        return self._table
+
+    def _take_over(self) -> None:
+        while self._take_some():
+            pass
+
+    def _take_some(self) -> bool:
+        """Take over some of what the lane has answered; False once that is all of it.
+
+        Of an inode that the kernel doesn't know any more nothing is noted.
+        """
+        if self._lane is None or not self._granted:
+            return False
+        now_s, some = time.monotonic(), self._lane.removed()
+        taken = [delete for delete in map(self._take, some) if delete is not None]
+        for delete in {delete.directory: delete for delete in taken}.values():
+            self._tell_inside(delete)
+        self._meter.count("pending_answered_total", len(taken))
+        if not self._table.has_room:
+            self._lane.revoke()
+        if not some:
+            self._drop_old(now_s)
+        return bool(some)
+
+    def _drop_old(self, now_s: float) -> None:
+        """Forget what was granted and is over, of which nothing waits since `now_s`."""
+        for number, granted in list(self._granted.items()):
+            if now_s > granted.until_s + _GRANT_MARGIN_S:
+                del self._granted[number]
+                self._pins.unpin(granted.chain)
+
+    def _take(self, removed: Removed) -> _Delete | None:
+        directory, name = NodeId(removed.parent), removed.name
+        try:
+            granted = self._granted[removed.grant]
+            site, who = granted.site, granted.who
+            self._bulk.count(who.pid, who.started)
+            found = Found(self._nodes[directory].node, removed.attr)
+            delete = self._delete(directory, name, found, who, site, None)
+            self._add(delete)
+            return delete
+        except Exception:  # the edge: it has been answered, and all others wait behind it
+            _log.exception("%r is there again: a bug in a delete of the lane's", name)
+            self._nodes.show_name(directory, name)
+            self._forget_entry(directory, name)
+            return None
 
     # what a delete does later
 
@@ -205,26 +355,34 @@ class BulkDeletes:
             FSError: nothing has changed.
         """
         self._listed.changed(delete.directory, names=True)
+        found, name = delete.found, delete.name
+        verdict = delete.verdict or self._deletes.verdict_at(delete.site, name, found.attr)
         await self._deletes.carry_out(
             delete.directory,
-            delete.name,
-            delete.found,
+            name,
+            found,
             delete.who,
-            delete.verdict,
+            verdict or _KEPT_AFTER_ALL,
             delete.deleted_ns,
         )
 
     def undo(self, delete: _Delete) -> None:
         """Show a name again whose delete has failed; who deletes next is told at once."""
         self._careful_until_s = time.monotonic() + _CAREFUL_S
+        self._forget_sites()
         self._nodes.show_link(delete.found.attr.ino)
         self._forget_entry(delete.directory, delete.name)
 
     def release(self, delete: _Delete) -> None:
-        """Give back what a delete holds."""
+        """Give back what a delete holds.
+
+        Listings that have read the name while it was hidden look again.
+        """
+        self._tell_inside(delete)
+        self._listed.changed(delete.directory, names=True)
         self._nodes.show_name(delete.directory, delete.name)
         if delete.victim is not None:
-            self._sites.pop(delete.directory, None)  # it has a link less
+            self._forget_site(delete.directory)  # it has a link less
             self._storage.forget(delete.found.node)
 
     async def drain(self) -> None:
@@ -239,7 +397,7 @@ class BulkDeletes:
         Checkpoints: only if it has to wait, as in all that follow.
         """
         self._seen.forget(parent, name)
-        self._sites.pop(parent, None)
+        self._forget_site(parent)
         await self._pending.settle_name(parent, name)
 
     async def before_move(self, parent: NodeId, name: bytes) -> None:
@@ -247,7 +405,7 @@ class BulkDeletes:
         await self.before_change(parent, name)
         directory = self._nodes.directory_at(parent, name)
         if directory is not None:
-            self._sites.clear()
+            self._forget_sites()
             await self._pending.settle_below(directory)
 
     async def before_use(self, node_id: NodeId) -> None:
@@ -282,7 +440,7 @@ class BulkDeletes:
         known = self._nodes[node_id]
         self._seen.forget(known.parent, known.name)
         if known.is_dir:
-            self._sites.clear()
+            self._forget_sites()
 
     def is_hidden(self, parent: NodeId, name: bytes) -> bool:
         """Tell whether a name has been deleted."""
@@ -334,11 +492,15 @@ class _Delete:
 
     deletes: BulkDeletes
     directory: NodeId
+    above: Ino
+    """The number of the directory."""
     name: bytes
     found: Found
     """Of a directory, with a reference of its own; of a file, its attributes only."""
     who: Deleter
-    verdict: Verdict
+    site: Site
+    verdict: Verdict | None
+    """None where the lane has answered: it hides nothing that isn't kept."""
     deleted_ns: int
     """When it was answered; later than any delete before it."""
     victim: NodeId | None = None
@@ -353,6 +515,16 @@ class _Delete:
         self.deletes.release(self)
 
 
+class _Granted(NamedTuple):
+    """What the lane was granted."""
+
+    site: Site
+    who: Deleter
+    until_s: float
+    chain: tuple[int, ...]
+    """What is kept known for it."""
+
+
 class KnownDirectories:
     """Has the node table keep directories (`asyncdelete.pending.Pins`)."""
 
@@ -364,12 +536,10 @@ class KnownDirectories:
         chain = tuple(node_id for node_id, _ in self._nodes.above(NodeId(directory)))
         for node_id in chain:
             self._nodes.count_again(node_id)
-        self._nodes.changes_inside(chain[0], on=True)
         return chain
 
     def unpin(self, chain: tuple[int, ...]) -> None:
         """Take the lookups back."""
-        self._nodes.changes_inside(NodeId(chain[0]), on=False)
         for node_id in chain:
             self._nodes.forget(NodeId(node_id), 1)
 

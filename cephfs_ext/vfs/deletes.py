@@ -26,7 +26,7 @@ from cephfs_ext.core.errors import (
     FullError,
     NotFoundError,
 )
-from cephfs_ext.core.permissions import SEARCH, WRITE, permits, sticky_forbids
+from cephfs_ext.core.permissions import SEARCH, WRITE, is_sticky_for, permits, sticky_forbids
 from cephfs_ext.core.ports import Found, Meter, Node, Storage
 from cephfs_ext.core.types import Attr, Credentials, Ino
 from cephfs_ext.vfs.brake import Brake
@@ -39,7 +39,7 @@ from trashbin.files import read_acl
 from trashbin.layout import USUAL, Term
 from trashbin.links import beside_other_link, is_promised
 from trashbin.paths import below
-from trashbin.policy import Candidate, Decision, decide
+from trashbin.policy import Candidate, Decision, decide, may_exempt_any
 from trashbin.put import Deleter, Place, Put
 
 _log = logging.getLogger(__name__)
@@ -450,6 +450,16 @@ class Deletes:
         if site.is_protected:
             raise _protected()
         self._brake.check(cred.uid, victim.uid, 1)
+
+    def keeps_at(self, site: Site) -> bool:
+        """Tell whether all that is deleted in a directory is kept, but for the `names_exempted`."""
+        if not self.enabled or self._shadow or site.mark == "off":
+            return False
+        return not may_exempt_any(self._rules, site.path)
+
+    def counts_foreign(self, site: Site, cred: Credentials) -> bool:
+        """Tell whether it matters in a directory whose it is what somebody deletes."""
+        return self._brake.is_on or is_sticky_for(site.attr, cred)
 
     def verdict_at(self, site: Site, name: bytes, victim: Attr) -> Verdict | None:
         """Say that something will be kept, where the directory is known.

@@ -712,6 +712,15 @@ class FileSystem:
             self._bulk.touched(node_id)
             self._listed.changed(self.nodes[node_id].parent, names=False)
 
+    async def take_over(self) -> None:
+        """Wait for deletes that the lane has answered, and take them over."""
+        await self._bulk.take_over()
+
+    @property
+    def pending(self) -> int:
+        """How many deletes have been answered, and aren't carried out yet."""
+        return len(self._bulk)
+
     # the end
 
     async def settle(self) -> None:

@@ -132,9 +132,18 @@ class OpenFiles:
     def _in_lane(self, node_id: NodeId) -> int:
         return 0 if self._lane is None else self._lane.opens(node_id)
 
+    def _count(self, node_id: NodeId) -> None:
+        self._counts[node_id] += 1
+        if self._lane is not None and self._counts[node_id] == 1:
+            self._lane.open_outside(node_id, on=True)
+
+    def _uncount(self, node_id: NodeId) -> None:
+        if _is_last(self._counts, node_id) and self._lane is not None:
+            self._lane.open_outside(node_id, on=False)
+
     def add(self, node_id: NodeId, handle: Handle) -> FileHandle:
         """Note an open file."""
-        self._counts[node_id] += 1
+        self._count(node_id)
         fh = self._table.add_with(lambda fh: OpenFile(node_id, handle, fh))
         self.used(fh)
         return fh
@@ -149,7 +158,7 @@ class OpenFiles:
             node_id = NodeId(self._lane.file_at(fh))
             if node_id:
                 handle = self._lane.take_file(fh, nodes[node_id].node)
-                self._counts[node_id] += 1
+                self._count(node_id)
                 self._table.put(fh, OpenFile(node_id, handle, fh))
         return self._table[fh]
 
@@ -173,11 +182,11 @@ class OpenFiles:
         """Count an inode as open in the body, which opens it; wait for one that wants it alone."""
         while node_id in self._alone:
             await self._alone[node_id].wait()
-        self._counts[node_id] += 1
+        self._count(node_id)
         try:
             yield
         finally:
-            self._uncount(self._counts, node_id)
+            self._uncount(node_id)
 
     @contextlib.asynccontextmanager
     async def alone(self, node_id: NodeId, *, but: int) -> AsyncIterator[bool]:
@@ -217,21 +226,24 @@ class OpenFiles:
         try:
             yield file
         finally:
-            self._uncount(self._closing, file.node_id)
-            self._uncount(self._counts, file.node_id)
+            _is_last(self._closing, file.node_id)
+            self._uncount(file.node_id)
             self._closed.set()
             self._closed = trio.Event()
-
-    @staticmethod
-    def _uncount(counter: Counter[NodeId], node_id: NodeId) -> None:
-        counter[node_id] -= 1
-        if counter[node_id] <= 0:
-            del counter[node_id]
 
     def drain(self) -> list[OpenFile]:
         """Take all open files back."""
         self._counts.clear()
         return self._table.drain()
+
+
+def _is_last(counter: Counter[NodeId], node_id: NodeId) -> bool:
+    """Count one less; tell whether it was the last."""
+    counter[node_id] -= 1
+    if counter[node_id] > 0:
+        return False
+    del counter[node_id]
+    return True
 
 
 class DirStream:

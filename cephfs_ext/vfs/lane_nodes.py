@@ -186,6 +186,6 @@ class LaneNodes(NodeTable):
         """Return how often the lane has changed something of a directory, or in it."""
         return self._lane.touches(directory)
 
-    def changes_inside(self, directory: NodeId, *, on: bool) -> None:
-        """Have the lane ask about a directory in which names are hidden."""
-        self._lane.force(self[directory].node.ino, Reason.PENDING, on=on)
+    def deletes_inside(self, directory: Ino, answered_ns: int, directories: int) -> None:
+        """Have the lane show attributes of a directory in which names are hidden."""
+        self._lane.deletes_inside(directory, answered_ns, directories)

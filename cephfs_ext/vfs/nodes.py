@@ -210,8 +210,8 @@ class NodeTable:
         del directory
         return 0
 
-    def changes_inside(self, directory: NodeId, *, on: bool) -> None:
-        """Note that names in a directory are hidden now, or that none is any more."""
+    def deletes_inside(self, directory: Ino, answered_ns: int, directories: int) -> None:
+        """Note that names in a directory are hidden; see `cephfs_ext.core.ports.Lane`."""
 
     def moved(
         self, old_parent: NodeId, old_name: bytes, new_parent: NodeId, new_name: bytes

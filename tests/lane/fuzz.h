@@ -88,6 +88,7 @@ struct fuzz {
     uint64_t unknown_sent, unknown_got; /* lookups of what the table doesn't have */
     uint64_t told[STUB_INODES * 2 + 1], ends[STUB_INODES * 2 + 1];
     uint64_t answered[CX_OPCODES], passed, refused;
+    uint64_t grants, removed;
     uint64_t silent[CX_OPCODES]; /* requests without an answer */
 };
 
@@ -163,6 +164,9 @@ void take_answer(const char *bytes, size_t size);
 /* fuzz_python.c */
 
 void take_passed_on(const char *bytes, size_t size);
+
+/* Takes over some of what the lane has unlinked; returns how much. */
+size_t take_removed(void);
 
 /* Does something that Python does between requests. */
 void meddle(void);

@@ -188,6 +188,7 @@ static bool is_whole(const struct sent *sent)
 
     switch (header_of(sent)->opcode) {
     case FUSE_LOOKUP:
+    case FUSE_UNLINK:
         return is_name(argument, size);
     case FUSE_GETATTR:
     case FUSE_READLINK:

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cephfs/libcephfs.h>
 
@@ -286,6 +287,28 @@ static void forget_name(void)
         fail("forget_name failed");
 }
 
+size_t take_removed(void)
+{
+    struct cx_removals *removals = cx_lane_removals(fuzz.lane);
+    struct cx_removed removed[2];
+    struct ceph_statx stx[2];
+    size_t count = cx_removals_take(removals, removed, stx, 1 + draw(2));
+
+    for (size_t i = 0; i < count; i++) {
+        struct cx_name at = {removed[i].parent, removed[i].name, removed[i].length};
+        uint64_t directory = stub_ino((unsigned)draw(STUB_INODES));
+        if (removed[i].grant == 0 || removed[i].grant > fuzz.grants || at.length == 0 ||
+            !(S_ISREG(stx[i].stx_mode) || S_ISLNK(stx[i].stx_mode)) || stx[i].stx_nlink != 1)
+            fail("something was unlinked that may not be");
+        fuzz.removed++;
+        cx_names_remove(cx_lane_hidden(fuzz.lane), at);
+        if (!cx_removals_inside(removals, directory, draw_number() | 1, (uint32_t)draw(3)) ||
+            (once_in(2) && !cx_removals_inside(removals, directory, 0, 0)))
+            fail("no memory");
+    }
+    return count;
+}
+
 void meddle(void)
 {
     struct cx_nodes *nodes = cx_lane_nodes(fuzz.lane);
@@ -295,7 +318,16 @@ void meddle(void)
     struct cx_known oldest[4];
     struct Inode *raw;
 
-    switch (draw(17)) {
+    switch (draw(19)) {
+    case 17:
+        take_removed();
+        break;
+    case 18:
+        if (once_in(4))
+            cx_removals_revoke_all(cx_lane_removals(fuzz.lane));
+        cx_removals_revoke(cx_lane_removals(fuzz.lane), at.parent);
+        cx_nodes_open_outside(nodes, draw_id(), once_in(8));
+        break;
     case 15:
         if (once_in(32))
             cx_allowed_clear(cx_lane_allowed(fuzz.lane));

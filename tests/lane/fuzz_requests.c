@@ -198,9 +198,27 @@ static void make_mknod(void)
     add_name();
 }
 
+/* Grants whoever is about to ask that they may unlink. */
+static void grant(void)
+{
+    struct cx_grant grant = {.number = ++fuzz.grants,
+                             .directory = header()->nodeid,
+                             .pid = header()->pid,
+                             .uid = header()->uid,
+                             .gid = header()->gid,
+                             .owned_only = once_in(3)};
+    struct cx_known known;
+
+    if (cx_nodes_look(cx_lane_nodes(fuzz.lane), grant.directory, &known))
+        grant.touches = known.touches;
+    cx_removals_grant(cx_lane_removals(fuzz.lane), &grant, once_in(8) ? 1e-6 : 1e3);
+}
+
 static void make_unlink(void)
 {
     begin(FUSE_UNLINK, draw_id());
+    if (!once_in(3))
+        grant();
     add_name();
 }
 

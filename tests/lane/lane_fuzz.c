@@ -295,6 +295,17 @@ static void stop(void)
     pthread_join(observer, NULL);
 }
 
+/* Everything that was unlinked is handed over, once. */
+static void check_removed(void)
+{
+    uint64_t answered = fuzz.answered[FUSE_UNLINK];
+
+    while (take_removed() > 0)
+        continue;
+    if (fuzz.removed < answered || fuzz.removed > answered + fuzz.refused)
+        fail("%" PRIu64 " of %" PRIu64 " unlinks were handed over", fuzz.removed, answered);
+}
+
 /* Stops the lane while requests wait; what it has counted is what it has answered. */
 static void stop_at_work(void)
 {
@@ -307,6 +318,7 @@ static void stop_at_work(void)
     }
     stop();
     (void)pump();
+    check_removed();
     for (size_t i = 0; i < fuzz.known_count; i++)
         if (!fuzz.known[i].is_virtual)
             cx_nodes_forget(cx_lane_nodes(fuzz.lane), fuzz.known[i].id, fuzz.known[i].lookups);
@@ -364,6 +376,8 @@ static void start(int ends[2])
         fuzz.lane = cx_lane_new(NULL, NULL, settings); /* the storage fails now and then */
     if (fuzz.lane == NULL || fuzz.ended < 0)
         fail("no lane");
+    if (!cx_removals_exempt(cx_lane_removals(fuzz.lane), "b*\0?", 5))
+        fail("no memory");
     rc = cx_lane_start(fuzz.lane, ends[0], ends[1], fuzz.ended);
     if (rc != 0)
         fail("start: %s", strerror(-rc));
@@ -396,7 +410,8 @@ static void report(void)
                                        FUSE_OPENDIR, FUSE_READDIRPLUS, FUSE_RELEASEDIR,
                                        FUSE_READDIR,
                                        FUSE_CREATE, FUSE_MKDIR, FUSE_MKNOD, FUSE_SYMLINK,
-                                       FUSE_SETATTR, FUSE_RENAME, FUSE_RENAME2};
+                                       FUSE_SETATTR, FUSE_RENAME, FUSE_RENAME2,
+                                       FUSE_UNLINK};
 
     for (size_t i = 0; i < sizeof(opcodes) / sizeof(opcodes[0]); i++)
         printf("%u=%" PRIu64 " ", opcodes[i], fuzz.answered[opcodes[i]]);

@@ -200,7 +200,7 @@ int ceph_ll_lookup(struct ceph_mount_info *mount, Inode *parent, const char *nam
     (void)mount, (void)want, (void)flags, (void)perms;
     if (strlen(name) > NAME_MAX_)
         abort();
-    if (rc != 0)
+    if (rc != 0 && rc != -ENOENT) /* what is absent isn't listed, either */
         return rc;
     for (unsigned i = 0; i < STUB_ENTRIES; i++) {
         if (strcmp(entries[i].name, name) == 0) {

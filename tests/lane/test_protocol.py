@@ -19,12 +19,12 @@ _DEFINED = ("-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", "-Wl,--wrap=read,--wrap=w
 _FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
 _LANE = (
     "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "plain.c", "data.c",
-    "change.c", "credentials.c", "allowed.c", "looked.c",
+    "change.c", "unlink.c", "credentials.c", "allowed.c", "looked.c", "removals.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 3000
 _SOAK_REQUESTS = 20_000
-_ANSWERED = frozenset({1, 3, 4, 5, 6, 8, 9, 14, 15, 16, 18, 22, 27, 29, 35, 44, 12, 45, 28})
+_ANSWERED = frozenset({1, 3, 4, 5, 6, 8, 9, 10, 14, 15, 16, 18, 22, 27, 29, 35, 44, 12, 45, 28})
 """Opcodes of which the lane has to have answered some requests itself."""
 
 

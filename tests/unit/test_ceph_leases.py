@@ -107,6 +107,25 @@ def test_errors_of_the_body_come_out_alone(leases: Leases) -> None:
         trio.run(hold)
 
 
+def test_an_error_of_the_body_beside_a_lost_lock_comes_out_alone(
+    leases: Leases, locks: _Locks
+) -> None:
+    """As where a cluster answers nobody."""
+
+    async def hold() -> None:
+        async with await leases.take("lock", _LEASE_S):
+            locks.is_lost = True
+            with trio.CancelScope(shield=True), trio.fail_after(_WAIT_S):
+                while not locks.renewals:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                await trio.sleep(0.1)
+                raise FSError(errno.ETIMEDOUT)
+
+    with pytest.raises(FSError):
+        trio.run(hold)
+    assert locks.calls == ["take", "give back"]
+
+
 def test_last_holder_removes_the_object(leases: Leases, locks: _Locks) -> None:
     async def hold() -> None:
         async with await leases.take("lock", _LEASE_S) as lease:
