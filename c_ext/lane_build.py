@@ -11,6 +11,7 @@ from cffi import FFI
 _SOURCES = (
     "nodes", "names", "files", "allowed", "looked", "removals", "credentials",
     "lane", "answer", "listing", "plain", "data", "change", "unlink",
+    "locked", "wishes", "unsure", "locking", "ranges", "lists",
 )  # fmt: skip
 
 ffibuilder = FFI()
@@ -138,6 +139,8 @@ ffibuilder.cdef(
     int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at);
     int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
     void cx_lane_costs(struct cx_lane *lane, struct cx_cost *costs, uint64_t *bytes);
+    bool cx_lane_is_unsure(struct cx_lane *lane);
+    void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused);
     size_t cx_lane_open(struct cx_lane *lane);
     bool cx_lane_take_file(struct cx_lane *lane, uint64_t fh, struct cx_opened *opened);
     bool cx_lane_lookup(struct cx_lane *lane, uint32_t thread, struct cx_lookup *lookup);

@@ -57,13 +57,25 @@ static void fill_attr(const struct cx_lane *lane, struct fuse_attr *attr, uint64
     };
 }
 
+/* Tells whether the kernel is to remember nothing of an inode, nor its name. */
+static bool is_unsure(const struct cx_lane *lane, uint64_t id)
+{
+    struct cx_known known;
+
+    return cx_unsure_any(lane->unsure) && cx_nodes_look(lane->nodes, id, &known) &&
+           cx_unsure_has(lane->unsure, known.parent);
+}
+
 void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
                    const struct ceph_statx *stx)
 {
     memset(entry, 0, sizeof(*entry));
     entry->nodeid = id;
-    set_timeout(lane->settings.entry_timeout_s, &entry->entry_valid, &entry->entry_valid_nsec);
-    set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
+    if (!is_unsure(lane, id)) {
+        set_timeout(lane->settings.entry_timeout_s, &entry->entry_valid,
+                    &entry->entry_valid_nsec);
+        set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
+    }
     fill_attr(lane, &entry->attr, id, stx);
 }
 
@@ -258,7 +270,8 @@ enum outcome cx_answer_attributes(const struct request *request, struct cx_inode
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
         return PASSED;
-    set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
+    if (!is_unsure(lane, request->in->nodeid))
+        set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
     fill_attr(lane, &out.attr, request->in->nodeid, &stx);
     cx_reply(request, 0, &out, sizeof(out));
     return ANSWERED;
@@ -319,6 +332,7 @@ void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out)
 {
     if (out->flags & FUSE_DO_READDIRPLUS && lane->offered & FUSE_READDIRPLUS_AUTO)
         out->flags |= FUSE_READDIRPLUS_AUTO;
+    out->flags |= lane->offered & FUSE_POSIX_LOCKS;
     out->max_background = BACKGROUND;
     out->congestion_threshold = BACKGROUND * 3 / 4;
 }
@@ -333,6 +347,8 @@ static const answer_fn ANSWERS[CX_OPCODES] = {
     [FUSE_GETATTR] = answer_getattr,
     [FUSE_READLINK] = answer_readlink,
     [FUSE_GETXATTR] = answer_getxattr,
+    [FUSE_LISTXATTR] = cx_answer_listxattr,
+    [FUSE_STATFS] = cx_answer_statfs,
     [FUSE_OPEN] = cx_answer_open,
     [FUSE_CREATE] = cx_answer_create,
     [FUSE_MKDIR] = cx_answer_mkdir,
@@ -357,6 +373,13 @@ static const answer_fn ALWAYS[CX_OPCODES] = {
     [FUSE_FSYNCDIR] = cx_answer_fsyncdir,
     [FUSE_READ] = cx_answer_read,
     [FUSE_RELEASE] = cx_answer_release,
+    [FUSE_GETLK] = cx_answer_lock,
+    [FUSE_SETLK] = cx_answer_lock,
+    [FUSE_SETLKW] = cx_answer_lock,
+    [FUSE_FLUSH] = cx_answer_flush,
+    [FUSE_INTERRUPT] = cx_answer_interrupt,
+    [FUSE_FALLOCATE] = cx_answer_fallocate,
+    [FUSE_COPY_FILE_RANGE] = cx_answer_copy,
 };
 
 enum outcome cx_answer(struct request *request)
@@ -364,8 +387,6 @@ enum outcome cx_answer(struct request *request)
     uint32_t opcode = request->in->opcode;
     answer_fn answer = opcode < CX_OPCODES ? ALWAYS[opcode] : NULL;
 
-    if (opcode == FUSE_INTERRUPT)
-        return ANSWERED; /* pyfuse3 would only note it */
     if (answer == NULL && opcode < CX_OPCODES && !request->lane->is_paused)
         answer = ANSWERS[opcode];
     return answer == NULL ? PASSED : answer(request);

@@ -40,9 +40,7 @@ uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t 
     return fh;
 }
 
-/* Returns the version of a file, which any change of it changes; 0 if it isn't known. Asks a
-   metadata server only where the session may not answer by itself: others may have written. */
-static uint64_t version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino)
+uint64_t cx_version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino)
 {
     struct ceph_statx stx;
 
@@ -58,7 +56,7 @@ static uint64_t version_of(struct cx_lane *lane, const struct cx_inode *inode, u
 static bool keeps_pages(struct cx_lane *lane, const struct cx_opened *opened, uint64_t *ino,
                         uint64_t *version)
 {
-    *version = version_of(lane, opened->inode, ino);
+    *version = cx_version_of(lane, opened->inode, ino);
     return cx_nodes_has_pages(lane->nodes, opened->id, *version);
 }
 
@@ -124,7 +122,10 @@ enum outcome cx_answer_release(struct request *request)
     const struct fuse_release_in *argument = request->argument;
     struct cx_opened opened;
 
-    if (request->size < sizeof(*argument) || !cx_files_close(lane->files, argument->fh, &opened))
+    if (request->size < sizeof(*argument))
+        return PASSED;
+    cx_unlock_opened(lane, request->in->nodeid, argument->fh);
+    if (!cx_files_close(lane->files, argument->fh, &opened))
         return PASSED;
     cx_close_file(lane, opened);
     cx_reply(request, 0, NULL, 0);

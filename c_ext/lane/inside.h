@@ -16,12 +16,16 @@
 #include "allowed.h"
 #include "credentials.h"
 #include "lane.h"
+#include "locked.h"
+#include "unsure.h"
+#include "wishes.h"
 
 #define DATA_MAX (1u << 20)
 #define REQUEST_MAX (DATA_MAX + 65536u)
 #define THREADS_MAX 256u
 #define DIRECTORY_BUCKETS 256u
 #define REMOVALS_MAX 4096u
+#define LOCKERS 2u /* threads that have to do with locks */
 
 struct thread {
     struct cx_lane *lane;
@@ -49,6 +53,11 @@ struct cx_lane {
     struct cx_allowed *allowed;
     struct cx_looked *looked;
     struct cx_removals *removals;
+    struct cx_all_locked *locked;
+    struct cx_unsure *unsure;
+    struct cx_wishes *wishes; /* for locks */
+    pthread_t lockers[LOCKERS];
+    uint32_t locker_count;
     atomic_bool is_paused;
     atomic_int passes_changes; /* for how many reasons */
     atomic_uint_least64_t init_unique; /* of the request with which the kernel begins */
@@ -95,6 +104,9 @@ int cx_reply(const struct request *request, int error, const void *data, size_t 
 /* Sends the first bytes of the thread's buffer for answers, behind the room for a header. */
 int cx_reply_out(const struct request *request, size_t size);
 #define OUT_DATA(request) ((request)->thread->out + sizeof(struct fuse_out_header))
+
+/* Has the kernel ask for attributes again; it never waits. 0 or -errno. */
+int cx_forget_attributes(const struct cx_lane *lane, uint64_t id);
 
 /* Passes a message on to Python; false if it is gone. */
 bool cx_pass(struct cx_lane *lane, const void *message, size_t size);
@@ -149,6 +161,10 @@ uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t 
 void cx_close_file(struct cx_lane *lane, struct cx_opened opened);
 void cx_file_is_gone(struct cx_lane *lane, struct cx_opened opened);
 
+/* Returns the version of a file, which any change of it changes; 0 if it isn't known. Asks a
+   metadata server only where the session may not answer by itself: others may have written. */
+uint64_t cx_version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino);
+
 enum outcome cx_answer_open(struct request *request);
 enum outcome cx_answer_read(struct request *request);
 enum outcome cx_answer_write(struct request *request);
@@ -170,6 +186,36 @@ enum outcome cx_answer_setattr(struct request *request);
 /* unlink.c */
 
 enum outcome cx_answer_unlink(struct request *request);
+
+/* locking.c */
+
+/* False without memory. */
+bool cx_locking_new(struct cx_lane *lane);
+
+/* Starts threads, 0 or -errno; and ends them, while others still answer requests. */
+int cx_locking_start(struct cx_lane *lane);
+void cx_locking_stop(struct cx_lane *lane);
+
+/* Answers what still waits, when nobody answers requests any more. */
+void cx_locking_settle(struct cx_lane *lane);
+void cx_locking_free(struct cx_lane *lane);
+
+/* Unlocks what was locked through an open file that is about to be closed. */
+void cx_unlock_opened(struct cx_lane *lane, uint64_t id, uint64_t fh);
+
+enum outcome cx_answer_lock(struct request *request);
+enum outcome cx_answer_flush(struct request *request);
+enum outcome cx_answer_interrupt(struct request *request);
+
+/* ranges.c */
+
+enum outcome cx_answer_fallocate(struct request *request);
+enum outcome cx_answer_copy(struct request *request);
+
+/* lists.c */
+
+enum outcome cx_answer_statfs(struct request *request);
+enum outcome cx_answer_listxattr(struct request *request);
 
 /* listing.c */
 

@@ -259,6 +259,8 @@ int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended)
     sigaction(WAKE, &action, NULL);
     rc = start(&lane->carrier, carry_answers, lane);
     lane->is_carrying = rc == 0;
+    if (rc == 0)
+        rc = cx_locking_start(lane);
     for (uint32_t i = 0; rc == 0 && i < lane->settings.readers; i++)
         rc = add_thread(lane);
     if (rc != 0)
@@ -281,6 +283,7 @@ void cx_lane_stop(struct cx_lane *lane)
 {
     uint32_t count;
 
+    cx_locking_stop(lane);
     pthread_mutex_lock(&lane->lock);
     lane->is_stopping = true;
     count = lane->count;
@@ -291,6 +294,7 @@ void cx_lane_stop(struct cx_lane *lane)
     if (lane->is_carrying)
         wake_and_join(lane->carrier);
     lane->is_carrying = false;
+    cx_locking_settle(lane);
     pthread_mutex_lock(&lane->lock);
     lane->count = 0; /* nobody asks what a thread looks up any more */
     pthread_mutex_unlock(&lane->lock);
@@ -320,7 +324,7 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
     lane->looked = cx_looked_new();
     lane->removals = cx_removals_new(REMOVALS_MAX);
     lane->nodes = cx_nodes_new(put_inode, lane);
-    if (lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
+    if (!cx_locking_new(lane) || lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
         lane->leaving == NULL || lane->allowed == NULL || lane->looked == NULL ||
         lane->removals == NULL || lane->nodes == NULL)
         goto failed;
@@ -344,6 +348,7 @@ void cx_lane_free(struct cx_lane *lane)
 
     cx_close_directories(lane);
     cx_drop_plain(lane);
+    cx_locking_free(lane);
     while (lane->files != NULL && cx_files_close_any(lane->files, &opened))
         cx_close_file(lane, opened);
     if (lane->nodes != NULL)
@@ -440,6 +445,13 @@ int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at)
     return notify(lane, FUSE_NOTIFY_INVAL_ENTRY, &body, sizeof(body), at);
 }
 
+int cx_forget_attributes(const struct cx_lane *lane, uint64_t id)
+{
+    struct fuse_notify_inval_inode_out body = {.ino = id, .off = -1};
+
+    return notify(lane, FUSE_NOTIFY_INVAL_INODE, &body, sizeof(body), (struct cx_name){0});
+}
+
 int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id)
 {
     struct fuse_notify_inval_inode_out body = {.ino = id};
@@ -454,6 +466,17 @@ void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint6
             (struct cx_cost){lane->answered[i], lane->passed[i], lane->answered_ns[i]};
     bytes[0] = lane->bytes[0];
     bytes[1] = lane->bytes[1];
+}
+
+bool cx_lane_is_unsure(struct cx_lane *lane)
+{
+    return cx_unsure_any(lane->unsure);
+}
+
+void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused)
+{
+    *waiting = cx_wishes_waiting(lane->wishes);
+    *refused = cx_wishes_refused(lane->wishes);
 }
 
 size_t cx_lane_open(struct cx_lane *lane)

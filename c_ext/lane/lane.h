@@ -102,6 +102,12 @@ int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
 /* What kinds of requests have cost, by opcode; bytes read and written. */
 void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint64_t bytes[2]);
 
+/* Tells whether there may be directories of which the kernel is to remember nothing. */
+bool cx_lane_is_unsure(struct cx_lane *lane);
+
+/* How many requests for locks wait, and how many were refused: there were too many. */
+void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused);
+
 /* How many files and directories are open here. */
 size_t cx_lane_open(struct cx_lane *lane);
 

@@ -508,6 +508,25 @@ struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id)
     return inode;
 }
 
+struct cx_inode *cx_nodes_open_for_locks(struct cx_nodes *nodes, uint64_t id, uint64_t *directory,
+                                         bool *is_held)
+{
+    struct cx_inode *inode = NULL;
+    struct node *node;
+
+    pthread_mutex_lock(&nodes->lock);
+    node = find(nodes, id);
+    *is_held = node != NULL && !node->is_dir && node->is_held;
+    if (node != NULL && !node->is_dir && !node->is_held) {
+        *directory = node->parent;
+        node->opens++;
+        inode = node->inode;
+        atomic_fetch_add(&inode->users, 1);
+    }
+    pthread_mutex_unlock(&nodes->lock);
+    return inode;
+}
+
 void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id)
 {
     struct node *node;

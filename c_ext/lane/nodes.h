@@ -92,6 +92,11 @@ void cx_inode_release(struct cx_nodes *nodes, struct cx_inode *inode);
 struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id);
 void cx_nodes_closed(struct cx_nodes *nodes, uint64_t id);
 
+/* The same for locks, and also of what is forced; says in which directory it is, and, if it is NULL,
+   whether that is because the file is held. */
+struct cx_inode *cx_nodes_open_for_locks(struct cx_nodes *nodes, uint64_t id, uint64_t *directory,
+                                         bool *is_held);
+
 /* Tells whether the kernel's pages of a file are those of a version of it, and notes of which they
    are, once the kernel has dropped what it had of another. Of a file that leads to another inode
    since, nothing is known. */

@@ -109,7 +109,8 @@ class Adopted(NamedTuple):
 LANE_OPERATIONS = [
     "lookup", "getattr", "readlink", "getxattr", "read", "write", "open", "release", "opendir",
     "readdir", "releasedir", "forget", "create", "mkdir", "mknod", "symlink", "setattr",
-    "rename", "unlink",
+    "rename", "unlink", "flush", "getlk", "setlk", "statfs", "listxattr", "fallocate",
+    "copy_file_range",
 ]  # fmt: skip
 """The kinds of requests that a lane knows."""
 
@@ -357,6 +358,15 @@ class Lane(Protocol):
 
     def data(self) -> tuple[int, int]:
         """Return how many bytes were read and written since the last call."""
+        ...
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there are directories of which the kernel is to remember nothing."""
+        ...
+
+    def locks(self) -> tuple[int, int]:
+        """Return how many requests for locks wait, and how many more were refused by now."""
         ...
 
     @property

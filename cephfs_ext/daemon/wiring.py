@@ -427,6 +427,9 @@ def _count_lane(meter: PrometheusMeter, lane: Lane) -> None:
         meter.count("lane_seconds_total", cost.seconds, op=cost.op)
     for direction, count in zip(("read", "write"), lane.data(), strict=True):
         meter.count("io_bytes_total", count, direction=direction)
+    waiting, refused = lane.locks()
+    meter.set("lane_locks_waiting", waiting)
+    meter.count("lane_locks_refused_total", refused)
 
 
 def _lane(config: Config, users: Storage) -> Lane | None:

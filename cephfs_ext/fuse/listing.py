@@ -42,8 +42,9 @@ class Listing:
         self._fh = fh
         self._token = token
         # known for the whole reply: the kernel lets nobody change names while it lists
-        self._entry_timeout_s = entry_timeout_s if filesystem.are_names_sure(fh) else 0.0
-        self._attr_timeout_s = attr_timeout_s
+        lasts = filesystem.may_be_remembered
+        self._entry_timeout_s = entry_timeout_s * (lasts and filesystem.are_names_sure(fh))
+        self._attr_timeout_s = attr_timeout_s * lasts
 
     async def fill(self, start: int) -> None:
         """Put in what there is behind `start`, as far as it fits."""

@@ -58,8 +58,11 @@ class Operations(pyfuse3.Operations):
         self._attr_timeout_s = attr_timeout_s
 
     def _entry(self, entry: Entry) -> pyfuse3.EntryAttributes:
+        lasts = self._fs.may_be_remembered
         return entry_to_fuse(
-            entry, entry_timeout_s=self._entry_timeout_s, attr_timeout_s=self._attr_timeout_s
+            entry,
+            entry_timeout_s=self._entry_timeout_s * lasts,
+            attr_timeout_s=self._attr_timeout_s * lasts,
         )
 
     def _attr(self, node_id: NodeId, attr: Attr) -> pyfuse3.EntryAttributes:

@@ -127,6 +127,12 @@ TABLE = (
         "Requests that the lane has passed on to Python, though it knows their kind.",
         _one("op", LANE_OPERATIONS),
     ),
+    Metric("gauge", "lane_locks_waiting", "Requests for locks that wait."),
+    Metric(
+        "counter",
+        "lane_locks_refused_total",
+        "Requests for locks that were refused (ENOLCK), since 4,096 others waited.",
+    ),
     Metric(
         "counter",
         "trash_moves_total",

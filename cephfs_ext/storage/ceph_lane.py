@@ -43,6 +43,8 @@ _OPCODES = {
     "write": (16,), "open": (14,), "release": (18,), "opendir": (27,), "readdir": (28, 44),
     "releasedir": (29,), "forget": (2, 42), "create": (35,), "mkdir": (9,), "mknod": (8,),
     "symlink": (6,), "setattr": (4,), "rename": (12, 45), "unlink": (10,),
+    "flush": (25,), "getlk": (31,), "setlk": (32, 33), "statfs": (17,), "listxattr": (23,),
+    "fallocate": (43,), "copy_file_range": (47,),
 }  # fmt: skip
 """The requests that it knows, by the kernel's numbers (include/uapi/linux/fuse.h)."""
 
@@ -116,6 +118,7 @@ class CephLane:
         self._ended, self._some = -1, -1
         self._costs = [(0, 0, 0)] * lib.CX_OPCODES
         self._data = (0, 0)
+        self._refused = 0
         self._stopping = threading.Lock()
         self._is_over = False
 
@@ -411,6 +414,20 @@ class CephLane:
         """Return how many bytes were read and written since the last call."""
         former, self._data = self._data, self._ask()[1]
         return self._data[0] - former[0], self._data[1] - former[1]
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there are directories of which the kernel is to remember nothing."""
+        return not self._is_over and bool(lib.cx_lane_is_unsure(self._lane))
+
+    def locks(self) -> tuple[int, int]:
+        """Return how many requests for locks wait, and how many more were refused by now."""
+        if self._is_over:
+            return 0, 0
+        waiting, refused = ffi.new("size_t *"), ffi.new("uint64_t *")
+        lib.cx_lane_locks(self._lane, waiting, refused)
+        former, self._refused = self._refused, refused[0]
+        return waiting[0], self._refused - former
 
     def _ask(self) -> tuple[list[tuple[int, int, int]], tuple[int, int]]:
         if self._is_over:

@@ -701,6 +701,14 @@ class FileSystem:
             self._listed.discard(stream)
         await stream.close()
 
+    @property
+    def may_be_remembered(self) -> bool:
+        """False while the kernel has to ask for names, and attributes, again: something is locked.
+
+        The lane knows in which directories; of what is answered here that is not worth asking.
+        """
+        return self._lane is None or not self._lane.is_unsure
+
     def are_names_sure(self, fh: FileHandle) -> bool:
         """Tell whether what a listing returns has its name for certain."""
         stream = self._dirs[fh]

@@ -6,6 +6,7 @@ Only idle sessions are evicted here: an MDS 16.2.15 may crash otherwise (Session
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -156,3 +157,26 @@ def test_what_hangs_is_said_and_ended_by_a_new_mount(
     gateway.kill()
     gateway.mount()
     assert (gateway.path / "file").read_bytes() == CONTENT
+
+
+def test_locks_that_an_eviction_has_ended_are_said_to_be_lost(
+    cluster: CephCluster, base: Path
+) -> None:
+    """[lock-6]: and others have them; other files can be locked."""
+    gateway = ceph_gateway(cluster, base, "lane=on")
+    gateway.around = ("unshare", "--time", "--monotonic", "3600", "--fork")
+    with gateway.mounted(), (gateway.path / "file").open("w+") as file:
+        os.fsync(file.fileno())
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        cluster.evict(gateway.state.uuids[0])
+        wait_for_return(gateway)
+        there = Gateway(
+            gateway.source, base / "other", base / "run2", conf=cluster.conf, options=("lane=on",)
+        )
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output error"):
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with there.mounted(), (there.path / "file").open("r+") as theirs:
+            fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (gateway.path / "other").open("w") as other:
+            fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -55,7 +55,8 @@ class Builds:
 
     def library(self, *sources: str) -> Path:
         """Return a shared library of sources of the lane."""
-        return self._build(*PLAIN, "-fPIC", "-shared", *(str(LANE / source) for source in sources))
+        flags = (*PLAIN, "-D_GNU_SOURCE", "-fPIC", "-shared")
+        return self._build(*flags, *(str(LANE / source) for source in sources))
 
     def program(self, main: str, *sources: str, flags: tuple[str, ...]) -> Path:
         """Return a program: `main` is in this directory.

@@ -193,7 +193,16 @@ static bool is_whole(const struct sent *sent)
     case FUSE_GETATTR:
     case FUSE_READLINK:
     case FUSE_OPENDIR:
+    case FUSE_GETLK: /* Python knows nothing of locks, and of flush only that it needs none */
+    case FUSE_SETLK:
+    case FUSE_SETLKW:
+    case FUSE_FLUSH:
+    case FUSE_STATFS:
+    case FUSE_FALLOCATE: /* nor of these */
+    case FUSE_COPY_FILE_RANGE:
         return true;
+    case FUSE_LISTXATTR:
+        return size >= sizeof(getxattr);
     case FUSE_MKDIR:
         return is_name_at(argument, size, sizeof(struct fuse_mkdir_in));
     case FUSE_CREATE:
@@ -290,7 +299,8 @@ static void set_used(const struct sent *sent, bool is_used)
     struct opened *opened = find_opened(handle_of(sent));
 
     if (opened == NULL || !(closes || opcode == FUSE_READ || opcode == FUSE_WRITE ||
-                            opcode == FUSE_READDIR || opcode == FUSE_READDIRPLUS))
+                            opcode == FUSE_READDIR || opcode == FUSE_READDIRPLUS ||
+                            opcode == FUSE_FALLOCATE || opcode == FUSE_COPY_FILE_RANGE))
         return;
     opened->users += is_used ? 1u : UINT_MAX;
     if (closes)
@@ -448,7 +458,10 @@ static size_t most_in(const struct sent *sent, size_t *least)
         return *least = sizeof(struct fuse_attr_out);
     case FUSE_READLINK:
         return TARGET_MAX;
+    case FUSE_STATFS:
+        return *least = sizeof(struct fuse_statfs_out);
     case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
         if (((const struct fuse_getxattr_in *)argument)->size == 0)
             return *least = sizeof(struct fuse_getxattr_out);
         return ((const struct fuse_getxattr_in *)argument)->size;
@@ -457,7 +470,10 @@ static size_t most_in(const struct sent *sent, size_t *least)
     case FUSE_READDIRPLUS:
         return ((const struct fuse_read_in *)argument)->size;
     case FUSE_WRITE:
+    case FUSE_COPY_FILE_RANGE:
         return *least = sizeof(struct fuse_write_out);
+    case FUSE_GETLK:
+        return *least = sizeof(struct fuse_lk_out);
     case FUSE_OPEN:
     case FUSE_OPENDIR:
         return *least = sizeof(struct fuse_open_out);
@@ -475,7 +491,15 @@ static bool may_fail(const struct sent *sent, int error)
         return error == -ENOENT || error == -ENODATA || error == -ERANGE || error == -EOPNOTSUPP;
     case FUSE_READDIR:
     case FUSE_READDIRPLUS:
+    case FUSE_GETLK:
+    case FUSE_SETLK:
+    case FUSE_SETLKW:
+    case FUSE_FALLOCATE:
         return error < 0 && error > -512;
+    case FUSE_LISTXATTR:
+        return error == -ERANGE;
+    case FUSE_COPY_FILE_RANGE:
+        return error == -EOPNOTSUPP;
     case FUSE_MKDIR: /* what was made is one that is forced, or held */
     case FUSE_MKNOD:
     case FUSE_SYMLINK:
@@ -562,6 +586,15 @@ static bool is_among_others(const char *bytes, size_t size)
     return false;
 }
 
+/* Tells whether the kernel is told to read a file anew, or its attributes, before a lock of it is. */
+static bool is_before_lock(const char *bytes, size_t size)
+{
+    const struct fuse_out_header *out = (const void *)bytes;
+
+    return size == sizeof(*out) + sizeof(struct fuse_notify_inval_inode_out) && out->len == size &&
+           out->unique == 0 && out->error == FUSE_NOTIFY_INVAL_INODE;
+}
+
 /* Takes what the kernel got. */
 void take_answer(const char *bytes, size_t size)
 {
@@ -569,7 +602,7 @@ void take_answer(const char *bytes, size_t size)
     uint32_t opcode;
     struct sent *sent;
 
-    if (is_among_others(bytes, size))
+    if (is_among_others(bytes, size) || is_before_lock(bytes, size))
         return;
     if (size < sizeof(*out) || out->len != size)
         fail("answer of %zu bytes has another length in it", size);

@@ -304,6 +304,82 @@ static void make_readdirplus(void)
     add(&argument, sizeof(argument));
 }
 
+static void make_statfs(void)
+{
+    begin(FUSE_STATFS, draw_id());
+}
+
+static void make_listxattr(void)
+{
+    struct fuse_getxattr_in argument = {.size = once_in(3) ? 0 : draw_size()};
+
+    begin(FUSE_LISTXATTR, draw_id());
+    add(&argument, sizeof(argument));
+}
+
+static uint64_t draw_fh(void)
+{
+    struct opened *opened = once_in(2) ? NULL : draw_opened(true, false);
+
+    return opened != NULL ? opened->fh : 1 + draw(FILES + 1);
+}
+
+static void make_fallocate(void)
+{
+    struct fuse_fallocate_in argument = {.fh = draw_fh(),
+                                         .offset = draw_number(),
+                                         .length = draw_number(),
+                                         .mode = (uint32_t)draw(8)};
+
+    begin(FUSE_FALLOCATE, draw_id());
+    add(&argument, sizeof(argument));
+}
+
+/* Copies to where the same bytes belong, which are checked. */
+static void make_copy(void)
+{
+    struct fuse_copy_file_range_in argument = {.fh_in = draw_fh(),
+                                               .off_in = draw_number(),
+                                               .nodeid_out = draw_id(),
+                                               .fh_out = 1 + draw(FILES + 1),
+                                               .len = draw_size(),
+                                               .flags = once_in(16)};
+
+    argument.off_out = argument.off_in + 65536 * draw(8);
+    begin(FUSE_COPY_FILE_RANGE, draw_id());
+    add(&argument, sizeof(argument));
+}
+
+/* Few owners, and few ranges, so that they are in each other's way. */
+static void make_lock(void)
+{
+    static const uint32_t opcodes[] = {FUSE_GETLK, FUSE_SETLK, FUSE_SETLK, FUSE_SETLKW};
+    struct opened *opened = once_in(4) ? NULL : draw_opened(true, false);
+    struct fuse_lk_in argument = {.fh = opened != NULL ? opened->fh : draw_strange_fh(),
+                                  .owner = draw(4),
+                                  .lk = {.start = once_in(8) ? draw_number() : draw(8),
+                                         .end = INT64_MAX,
+                                         .type = (uint32_t)draw(once_in(16) ? 8 : 3),
+                                         .pid = (uint32_t)draw(3)}};
+
+    if (!once_in(3))
+        argument.lk.end = argument.lk.start + draw(8);
+    if (once_in(32))
+        argument.lk_flags = FUSE_LK_FLOCK;
+    begin(opcodes[draw(4)], opened != NULL && !once_in(8) ? opened->id : draw_id());
+    add(&argument, sizeof(argument));
+}
+
+static void make_flush(void)
+{
+    struct opened *opened = draw_opened(true, false);
+    struct fuse_flush_in argument = {.fh = opened != NULL ? opened->fh : draw_strange_fh(),
+                                     .lock_owner = draw(4)};
+
+    begin(FUSE_FLUSH, opened != NULL && !once_in(8) ? opened->id : draw_id());
+    add(&argument, sizeof(argument));
+}
+
 static void make_fsync(void)
 {
     struct opened *opened = once_in(4) ? NULL : draw_opened(false, true);
@@ -359,7 +435,7 @@ static void make_batch_forget(void)
 
 static void make_interrupt(void)
 {
-    struct fuse_interrupt_in argument = {.unique = fuzz.unique};
+    struct fuse_interrupt_in argument = {.unique = fuzz.unique - 2 * draw(WINDOW) + 2};
 
     begin(FUSE_INTERRUPT, 0);
     add(&argument, sizeof(argument));
@@ -370,7 +446,7 @@ static bool is_strange(uint32_t opcode)
     return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
            opcode == FUSE_RELEASEDIR || opcode == FUSE_READDIRPLUS || opcode == FUSE_READDIR ||
            opcode == FUSE_WRITE || opcode == FUSE_READ || opcode == FUSE_RELEASE ||
-           opcode == FUSE_INIT;
+           opcode == FUSE_FALLOCATE || opcode == FUSE_COPY_FILE_RANGE || opcode == FUSE_INIT;
 }
 
 /* Any other opcode, or one of those above with an argument that is noise. */
@@ -414,7 +490,9 @@ static const make_fn MAKES[] = {
     make_forget,      make_forget,       make_batch_forget, make_other,   make_interrupt,
     make_mkdir,       make_mknod,        make_symlink,      make_create,  make_create,
     make_setattr,     make_setattr,      make_rename,       make_rename,
-    make_unlink,
+    make_unlink,      make_lock,         make_lock,         make_lock,    make_flush,
+    make_rename,      make_rename,       make_statfs,       make_listxattr, make_fallocate,
+    make_copy,        make_copy,         make_create,       make_create,
 };
 
 void make_request(void)

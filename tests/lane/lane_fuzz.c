@@ -38,6 +38,7 @@
 #define BUFFER_BYTES (32 << 20)
 #define WAIT_MS 30000
 #define DEBTS_MS 2000
+#define HOLD_MS 20 /* how long a file is held at least */
 
 struct fuzz fuzz;
 
@@ -96,7 +97,7 @@ ssize_t __wrap_writev(int fd, const struct iovec *parts, int count)
     if (!is_reader)
         return __real_writev(fd, parts, count);
     memcpy(&told.unique, (const char *)parts[0].iov_base + 8, sizeof(told.unique));
-    if ((told.unique * UINT64_C(0x9e3779b97f4a7c15) >> 40) % 64 != 0)
+    if (told.unique == 0 || (told.unique * UINT64_C(0x9e3779b97f4a7c15) >> 40) % 64 != 0)
         return __real_writev(fd, parts, count);
     if (__real_writev(fd, &part, 1) < 0)
         return -1;
@@ -136,6 +137,11 @@ static void wait_for_something(void)
 {
     struct pollfd ready[2] = {{fuzz.device, POLLIN, 0}, {fuzz.pair, POLLIN, 0}};
 
+    if (poll(ready, 2, HOLD_MS) != 0)
+        return;
+    for (size_t i = 0; i < WINDOW; i++) /* no file is held for ever */
+        if (fuzz.sent[i].message != NULL)
+            cx_nodes_hold(cx_lane_nodes(fuzz.lane), header_of(&fuzz.sent[i])->nodeid, false);
     if (poll(ready, 2, WAIT_MS) == 0)
         fail("nothing comes any more; %zu requests wait", waiting());
 }
@@ -269,6 +275,7 @@ static void *observe(void *argument)
     struct cx_cost costs[CX_OPCODES];
     struct cx_lookup lookup;
     uint64_t bytes[2];
+    size_t locks;
     atomic_bool *is_over = argument;
 
     while (!*is_over) {
@@ -276,6 +283,7 @@ static void *observe(void *argument)
             if (cx_lane_lookup(fuzz.lane, i, &lookup) && strlen(lookup.name) > CX_NAME_MAX)
                 fail("a lookup has a name that is too long");
         cx_lane_costs(fuzz.lane, costs, bytes);
+        cx_lane_locks(fuzz.lane, &locks, bytes);
         (void)cx_lane_open(fuzz.lane);
         (void)cx_lane_error(fuzz.lane);
     }
@@ -410,7 +418,9 @@ static void report(void)
                                        FUSE_OPENDIR, FUSE_READDIRPLUS, FUSE_RELEASEDIR,
                                        FUSE_READDIR,
                                        FUSE_CREATE, FUSE_MKDIR, FUSE_MKNOD, FUSE_SYMLINK,
-                                       FUSE_SETATTR, FUSE_RENAME, FUSE_RENAME2,
+                                       FUSE_SETATTR, FUSE_RENAME, FUSE_RENAME2, FUSE_GETLK,
+                                       FUSE_SETLK, FUSE_SETLKW, FUSE_FLUSH, FUSE_STATFS,
+                                       FUSE_LISTXATTR, FUSE_FALLOCATE, FUSE_COPY_FILE_RANGE,
                                        FUSE_UNLINK};
 
     for (size_t i = 0; i < sizeof(opcodes) / sizeof(opcodes[0]); i++)

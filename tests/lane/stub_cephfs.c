@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include <cephfs/libcephfs.h>
 
@@ -24,6 +25,7 @@ struct Inode {
 
 struct Fh {
     bool appends;
+    atomic_int locking; /* how many ask for locks just now */
 };
 
 struct UserPerm {
@@ -138,6 +140,7 @@ struct Fh *stub_open(bool appends)
     struct Fh *fh = or_die(malloc(sizeof(*fh)));
 
     fh->appends = appends;
+    fh->locking = 0;
     return fh;
 }
 
@@ -263,6 +266,41 @@ int ceph_ll_getxattr(struct ceph_mount_info *mount, Inode *inode, const char *na
     return (int)length;
 }
 
+/* Names, some of which aren't to be listed. */
+int ceph_ll_listxattr(struct ceph_mount_info *mount, struct Inode *inode, char *list, size_t size,
+                      size_t *list_size, const UserPerm *perms)
+{
+    static const char names[][32] = {"user.a", "ceph.dir", "trusted.cephfs_ext.promised", "user.bb"};
+    int rc = failing(8);
+
+    (void)mount, (void)perms;
+    if (inode->index >= STUB_INODES || size < sizeof(names))
+        abort();
+    *list_size = 0;
+    for (uint64_t i = draw(8); rc == 0 && i > 0; i--) {
+        const char *name = names[draw(4)];
+        strcpy(list + *list_size, name);
+        *list_size += strlen(name) + 1;
+    }
+    return rc;
+}
+
+int ceph_ll_statfs(struct ceph_mount_info *mount, struct Inode *inode, struct statvfs *found)
+{
+    (void)mount;
+    if (inode->index >= STUB_INODES)
+        abort();
+    found->f_bsize = 1u << 22;
+    return failing(8);
+}
+
+int ceph_ll_fallocate(struct ceph_mount_info *mount, struct Fh *fh, int mode, int64_t offset,
+                      int64_t length)
+{
+    (void)mount, (void)mode, (void)fh->appends;
+    return offset < 0 || length <= 0 ? -EINVAL : failing(8);
+}
+
 /* Draws how much of something that long is done at once. */
 static uint64_t part_of(uint64_t length)
 {
@@ -310,6 +348,41 @@ int ceph_ll_open(struct ceph_mount_info *mount, Inode *inode, int flags, struct 
     if (rc == 0)
         *out = stub_open((flags & O_APPEND) != 0);
     return rc;
+}
+
+/* Asks for something of locks, which libcephfs stands of one inode by one at a time only; here two
+   ids may lead to one. */
+static int ask_for_lock(struct Fh *fh, const struct flock *range)
+{
+    int rc = draw(2) == 0 ? failing(8) : range->l_type != F_UNLCK ? -EAGAIN : 0;
+
+    if (range->l_whence != SEEK_SET || range->l_start < 0 || range->l_len < 0)
+        abort();
+    if (atomic_fetch_add_explicit(&fh->locking, 1, memory_order_relaxed) != 0)
+        count(&wrong);
+    sched_yield();
+    atomic_fetch_sub_explicit(&fh->locking, 1, memory_order_relaxed);
+    return rc;
+}
+
+int ceph_ll_setlk(struct ceph_mount_info *mount, Fh *fh, struct flock *range, uint64_t owner,
+                  int sleep)
+{
+    (void)mount, (void)owner;
+    if (sleep)
+        abort();
+    return ask_for_lock(fh, range);
+}
+
+int ceph_ll_getlk(struct ceph_mount_info *mount, Fh *fh, struct flock *range, uint64_t owner)
+{
+    int rc = ask_for_lock(fh, range);
+
+    (void)mount, (void)owner;
+    range->l_type = draw(2) ? F_UNLCK : F_WRLCK;
+    range->l_len = (off_t)draw(3);
+    range->l_pid = (pid_t)draw(3);
+    return rc == -EAGAIN ? 0 : rc;
 }
 
 /* Makes something: one of the inodes that there are, of the same type. */

@@ -14,6 +14,8 @@ def _flushes(gateway: Gateway) -> float:
 def test_close_asks_a_ceph_storage_at_most_once(gateway: Gateway):
     for number in range(_CLOSES):
         (gateway.path / f"file{number}").write_bytes(b"content")
-    expected = 1 if gateway.source.startswith("ceph:") else _CLOSES
-    assert _flushes(gateway) == expected
+    if gateway.source.startswith("ceph:"):  # with the lane never
+        assert _flushes(gateway) <= 1
+    else:
+        assert _flushes(gateway) == _CLOSES
     assert (gateway.path / "file7").read_bytes() == b"content"

@@ -581,7 +581,7 @@ class TestTwoGateways:
         assert (there / "file").read_text() == "content"
         assert (there / "file").stat().st_nlink == 1
 
-    def test_locks_hold_on_one_mount_only(self, place: Path, there: Path) -> None:
+    def test_flock_holds_on_one_mount_only(self, place: Path, there: Path) -> None:
         """[lock-2]: a known limit, not a promise."""
         (place / "file").touch()
         with (place / "file").open("r+") as mine, (there / "file").open("r+") as theirs:
