@@ -140,6 +140,7 @@ ffibuilder.cdef(
     int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id);
     void cx_lane_costs(struct cx_lane *lane, struct cx_cost *costs, uint64_t *bytes);
     bool cx_lane_is_unsure(struct cx_lane *lane);
+    bool cx_lane_is_unsure_in(struct cx_lane *lane, uint64_t directory);
     void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused);
     size_t cx_lane_open(struct cx_lane *lane);
     bool cx_lane_take_file(struct cx_lane *lane, uint64_t fh, struct cx_opened *opened);

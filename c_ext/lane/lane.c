@@ -473,6 +473,11 @@ bool cx_lane_is_unsure(struct cx_lane *lane)
     return cx_unsure_any(lane->unsure);
 }
 
+bool cx_lane_is_unsure_in(struct cx_lane *lane, uint64_t directory)
+{
+    return cx_unsure_has(lane->unsure, directory);
+}
+
 void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused)
 {
     *waiting = cx_wishes_waiting(lane->wishes);

@@ -104,6 +104,7 @@ void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint6
 
 /* Tells whether there may be directories of which the kernel is to remember nothing. */
 bool cx_lane_is_unsure(struct cx_lane *lane);
+bool cx_lane_is_unsure_in(struct cx_lane *lane, uint64_t directory);
 
 /* How many requests for locks wait, and how many were refused: there were too many. */
 void cx_lane_locks(struct cx_lane *lane, size_t *waiting, uint64_t *refused);

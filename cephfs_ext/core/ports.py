@@ -365,6 +365,10 @@ class Lane(Protocol):
         """Whether there are directories of which the kernel is to remember nothing."""
         ...
 
+    def is_unsure_in(self, directory: int) -> bool:
+        """Tell whether a directory is one of them: others rely on what is in it."""
+        ...
+
     def locks(self) -> tuple[int, int]:
         """Return how many requests for locks wait, and how many more were refused by now."""
         ...

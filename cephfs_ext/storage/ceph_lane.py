@@ -420,6 +420,10 @@ class CephLane:
         """Whether there are directories of which the kernel is to remember nothing."""
         return not self._is_over and bool(lib.cx_lane_is_unsure(self._lane))
 
+    def is_unsure_in(self, directory: int) -> bool:
+        """Tell whether a directory is one of them: others rely on what is in it."""
+        return bool(lib.cx_lane_is_unsure_in(self._lane, directory))
+
     def locks(self) -> tuple[int, int]:
         """Return how many requests for locks wait, and how many more were refused by now."""
         if self._is_over:

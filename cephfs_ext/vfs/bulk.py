@@ -132,7 +132,7 @@ class BulkDeletes:
         """
         if self._pending.has(parent, name):
             raise NotFoundError()
-        if not self._is_in_bulk(name, who):
+        if not self._is_in_bulk(parent, name, who):
             return False
         attr = self._seen.get(parent, name) or await self._look(parent, name)
         if attr.is_dir:
@@ -162,7 +162,7 @@ class BulkDeletes:
         victim = self._nodes.directory_at(parent, name)
         if victim is None:
             return False
-        if not self._is_in_bulk(name, who):
+        if not self._is_in_bulk(parent, name, who):
             await self._pending.settle_below(victim)
             return False
         found = await self._storage.lookup(self._nodes[parent].node, name)
@@ -194,10 +194,13 @@ class BulkDeletes:
         self._nodes.dead(attr.ino)
         return True
 
-    def _is_in_bulk(self, name: bytes, who: Deleter) -> bool:
+    def _is_in_bulk(self, parent: NodeId, name: bytes, who: Deleter) -> bool:
+        """Tell whether a process deletes in bulk, and nobody may mean anything by the name."""
         if not self._is_on or time.monotonic() < self._careful_until_s:
             return False
-        return self._bulk.count(who.pid, who.started) and not is_like_lock(name)
+        if not self._bulk.count(who.pid, who.started) or is_like_lock(name):
+            return False
+        return self._lane is None or not self._lane.is_unsure_in(parent)
 
     def _is_open(self, attr: Attr) -> bool:
         return self._files.is_open(self._nodes.id_of(attr.ino))

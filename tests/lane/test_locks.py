@@ -385,3 +385,24 @@ def test_locks_and_who_waits_end_with_the_gateway(
                 waiter.result()
     with third.mounted():
         wait_until(lambda: _try(here, fcntl.F_WRLCK, 10, 10) == 0, within_s=_WAIT_S)
+
+
+def test_what_is_beside_a_locked_file_is_gone_when_that_is_answered(
+    cluster: CephCluster, base: Path
+) -> None:
+    """[pending-4]: others may rely on it, as SQLite does on its journal."""
+    eager = "lane=on,asyncdelete.pending=true,asyncdelete.pending_after=1"
+    with ceph_gateway(cluster, base, *eager.split(",")).mounted() as gateway:
+        for directory in ("locked", "free"):
+            (gateway.path / directory).mkdir()
+            for number in range(20):
+                (gateway.path / directory / f"f{number}").write_text("content")
+        with _opened(gateway.path / "locked/f0") as fd:
+            _lock(fd, fcntl.F_WRLCK)
+            early = gateway.metric("pending_answered_total")
+            for number in range(1, 20):
+                (gateway.path / "locked" / f"f{number}").unlink()
+            assert gateway.metric("pending_answered_total") == early
+            for number in range(20):
+                (gateway.path / "free" / f"f{number}").unlink()
+            assert gateway.metric("pending_answered_total") > early
