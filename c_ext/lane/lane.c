@@ -324,9 +324,9 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
     lane->looked = cx_looked_new();
     lane->removals = cx_removals_new(REMOVALS_MAX);
     lane->nodes = cx_nodes_new(put_inode, lane);
-    if (!cx_locking_new(lane) || lane->files == NULL || lane->hidden == NULL || lane->busy == NULL ||
-        lane->leaving == NULL || lane->allowed == NULL || lane->looked == NULL ||
-        lane->removals == NULL || lane->nodes == NULL)
+    if (!cx_locking_new(lane) || lane->files == NULL || lane->hidden == NULL ||
+        lane->busy == NULL || lane->leaving == NULL || lane->allowed == NULL ||
+        lane->looked == NULL || lane->removals == NULL || lane->nodes == NULL)
         goto failed;
     if (ceph_ll_lookup_root(mount, &root) != 0)
         goto failed;

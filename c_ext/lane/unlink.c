@@ -41,7 +41,8 @@ static bool remove_early(const struct request *request, const struct cx_known *d
                              .touches = directory->touches};
 
     if (!cx_removals_may(lane->removals, &asked) || is_like_lock(at.name) ||
-        cx_unsure_has(lane->unsure, at.parent) || cx_removals_is_exempt(lane->removals, at.name) || !may_go_early(lane, stx) ||
+        cx_unsure_has(lane->unsure, at.parent) ||
+        cx_removals_is_exempt(lane->removals, at.name) || !may_go_early(lane, stx) ||
         !cx_names_take(lane->hidden, at))
         return false;
     if (cx_removals_add(lane->removals, &asked, directory->ino, at, stx))

@@ -47,7 +47,8 @@ struct cx_wish *cx_wishes_add(struct cx_wishes *wishes, struct cx_wish wish);
    isn't wanted any more; ENOLCK, too many wait; ENOTCONN, all is about to end. */
 int cx_wishes_again(struct cx_wishes *wishes, struct cx_wish *wish);
 
-/* Has a wish told that was granted, not before `due_s` (CLOCK_MONOTONIC). False if all is about to end; then it still is the caller's. */
+/* Has a wish told that was granted, not before `due_s` (CLOCK_MONOTONIC). False if all is about to
+   end; then it still is the caller's. */
 bool cx_wishes_grant(struct cx_wishes *wishes, struct cx_wish *wish);
 
 /* Forgets a wish that has its answer. */
