@@ -238,7 +238,7 @@ class Answers:
         asked: list[tuple[str, Listed]],
         answers: list[Answer],
     ) -> None:
-        label = to_text(path).text
+        label = to_text(path).text or "."
         found = await self._trash.at_path(who, path)
         asked += [(label, listed) for listed in found]
         if not found:
