@@ -492,7 +492,8 @@ static const make_fn MAKES[] = {
     make_setattr,     make_setattr,      make_rename,       make_rename,
     make_unlink,      make_lock,         make_lock,         make_lock,    make_flush,
     make_rename,      make_rename,       make_statfs,       make_listxattr, make_fallocate,
-    make_copy,        make_copy,         make_create,       make_create,
+    make_copy,        make_copy,         make_create,       make_create,    make_unlink,
+    make_unlink,      make_unlink,
 };
 
 void make_request(void)

@@ -23,7 +23,7 @@ _LANE = (
     "locked.c", "wishes.c", "unsure.c", "locking.c", "ranges.c", "lists.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
-_REQUESTS = 3000
+_REQUESTS = 4000
 _SOAK_REQUESTS = 20_000
 _ANSWERED = frozenset(
     {*range(1, 46), 47} - {2, 7, 11, 13, 19, 20, 21, 24, 26, 30, 34, 36, 37, 38, 39, 40, 41, 42}
