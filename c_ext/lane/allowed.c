@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "hash.h"
 
 #define PLACES 4096u
@@ -16,14 +16,6 @@ struct cx_allowed {
         double until_s; /* CLOCK_MONOTONIC */
     } places[PLACES];   /* each directory has one, which it may share with others */
 };
-
-static double now_s(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 struct cx_allowed *cx_allowed_new(void)
 {
@@ -50,7 +42,7 @@ void cx_allowed_add(struct cx_allowed *allowed, uint64_t directory, double secon
 
     pthread_mutex_lock(&allowed->lock);
     allowed->places[place].directory = directory;
-    allowed->places[place].until_s = now_s() + seconds;
+    allowed->places[place].until_s = cx_now_s() + seconds;
     pthread_mutex_unlock(&allowed->lock);
 }
 
@@ -64,7 +56,7 @@ void cx_allowed_clear(struct cx_allowed *allowed)
 bool cx_allowed_has(struct cx_allowed *allowed, uint64_t directory)
 {
     size_t place = cx_hash_number(directory) % PLACES;
-    double now = now_s();
+    double now = cx_now_s();
     bool has;
 
     pthread_mutex_lock(&allowed->lock);

@@ -111,6 +111,9 @@ int cx_forget_attributes(const struct cx_lane *lane, uint64_t id);
 /* Passes a message on to Python; false if it is gone. */
 bool cx_pass(struct cx_lane *lane, const void *message, size_t size);
 
+/* Starts a thread with all signals blocked but the one that wakes it: 0 or -errno. */
+int cx_start_thread(pthread_t *id, void *(*run)(void *), void *argument);
+
 /* answer.c */
 
 /* The trash of a domain, and the virtual one of each directory. */

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "inside.h"
 
 /* Wakes threads that have to stop; its handler does nothing. */
@@ -20,14 +21,6 @@ static void put_inode(void *context, void *raw)
     struct cx_lane *lane = context;
 
     ceph_ll_put(lane->mount, raw);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* answers */
@@ -107,8 +100,7 @@ static struct thread *thread_new(struct cx_lane *lane)
     return thread;
 }
 
-/* Starts a thread with all signals blocked but the one that wakes it. */
-static int start(pthread_t *id, void *(*run)(void *), void *argument)
+int cx_start_thread(pthread_t *id, void *(*run)(void *), void *argument)
 {
     sigset_t blocked, former;
     int rc;
@@ -134,7 +126,7 @@ static int add_thread(struct cx_lane *lane)
     if (thread == NULL)
         goto out;
     atomic_fetch_add(&lane->idle, 1);
-    rc = start(&thread->id, read_requests, thread);
+    rc = cx_start_thread(&thread->id, read_requests, thread);
     if (rc == 0) {
         lane->threads[lane->count++] = thread;
         thread = NULL;
@@ -156,11 +148,11 @@ static void handle(struct thread *thread, size_t size)
                               .argument = thread->in + sizeof(struct fuse_in_header),
                               .size = size - sizeof(struct fuse_in_header)};
     uint32_t opcode = request.in->opcode < CX_OPCODES ? request.in->opcode : 0;
-    uint64_t begun = now_ns();
+    uint64_t begun = cx_now_ns();
 
     if (cx_answer(&request) == ANSWERED) {
         atomic_fetch_add(&lane->answered[opcode], 1);
-        atomic_fetch_add(&lane->answered_ns[opcode], now_ns() - begun);
+        atomic_fetch_add(&lane->answered_ns[opcode], cx_now_ns() - begun);
         return;
     }
     atomic_fetch_add(&lane->passed[opcode], 1);
@@ -257,7 +249,7 @@ int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended)
     lane->pair = pair;
     lane->ended = ended;
     sigaction(WAKE, &action, NULL);
-    rc = start(&lane->carrier, carry_answers, lane);
+    rc = cx_start_thread(&lane->carrier, carry_answers, lane);
     lane->is_carrying = rc == 0;
     if (rc == 0)
         rc = cx_locking_start(lane);
@@ -445,18 +437,23 @@ int cx_lane_forget_name(struct cx_lane *lane, struct cx_name at)
     return notify(lane, FUSE_NOTIFY_INVAL_ENTRY, &body, sizeof(body), at);
 }
 
-int cx_forget_attributes(const struct cx_lane *lane, uint64_t id)
+/* Has the kernel forget the attributes of an inode, and its pages from an offset on; with a
+   negative one none. */
+static int forget_from(const struct cx_lane *lane, uint64_t id, int64_t offset)
 {
-    struct fuse_notify_inval_inode_out body = {.ino = id, .off = -1};
+    struct fuse_notify_inval_inode_out body = {.ino = id, .off = offset};
 
     return notify(lane, FUSE_NOTIFY_INVAL_INODE, &body, sizeof(body), (struct cx_name){0});
 }
 
+int cx_forget_attributes(const struct cx_lane *lane, uint64_t id)
+{
+    return forget_from(lane, id, -1);
+}
+
 int cx_lane_forget_inode(struct cx_lane *lane, uint64_t id)
 {
-    struct fuse_notify_inval_inode_out body = {.ino = id};
-
-    return notify(lane, FUSE_NOTIFY_INVAL_INODE, &body, sizeof(body), (struct cx_name){0});
+    return forget_from(lane, id, 0);
 }
 
 void cx_lane_costs(struct cx_lane *lane, struct cx_cost costs[CX_OPCODES], uint64_t bytes[2])

@@ -233,11 +233,9 @@ static int next_entry(struct cx_lane *lane, struct directory *directory, bool is
 
 /* Adds what was read to a page, and counts the lookup that the kernel makes of it. What only
    Python can answer for is a name without attributes. False if there is no room. */
-static bool add_found(const struct request *request, struct directory *directory,
-                      struct page *page, const struct ceph_statx *stx, bool is_sure,
-                      uint64_t behind)
+static bool add_found(struct cx_lane *lane, struct directory *directory, struct page *page,
+                      const struct ceph_statx *stx, bool is_sure, uint64_t behind)
 {
-    struct cx_lane *lane = request->lane;
     const struct dirent *de = &directory->entry;
     struct cx_name at = {directory->id, de->d_name, strlen(de->d_name)};
     struct fuse_entry_out entry = {0};
@@ -321,7 +319,7 @@ static int fill_page(const struct request *request, struct directory *directory,
         bool is_sure;
         if (!is_listed(request, directory, inode, ino, &is_sure)) {
             put_inode(lane, directory);
-        } else if (!add_found(request, directory, page, &stx, is_sure, behind)) {
+        } else if (!add_found(lane, directory, page, &stx, is_sure, behind)) {
             directory->is_ahead = true;
             return 1;
         }

@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 
 #include "inside.h"
 
@@ -389,16 +388,11 @@ bool cx_locking_new(struct cx_lane *lane)
 int cx_locking_start(struct cx_lane *lane)
 {
     void *(*const runs[LOCKERS])(void *) = {ask_again, show_anew};
-    sigset_t blocked, former;
     int rc = 0;
 
-    sigfillset(&blocked);
-    pthread_sigmask(SIG_SETMASK, &blocked, &former);
     for (; rc == 0 && lane->locker_count < LOCKERS; lane->locker_count += rc == 0)
-        rc = pthread_create(&lane->lockers[lane->locker_count], NULL, runs[lane->locker_count],
-                            lane);
-    pthread_sigmask(SIG_SETMASK, &former, NULL);
-    return -rc;
+        rc = cx_start_thread(&lane->lockers[lane->locker_count], runs[lane->locker_count], lane);
+    return rc;
 }
 
 void cx_locking_stop(struct cx_lane *lane)

@@ -492,6 +492,14 @@ struct cx_inode *cx_nodes_use(struct cx_nodes *nodes, uint64_t id, struct cx_kno
     return inode;
 }
 
+/* Counts a file as open; its inode is the caller's to give back. With the lock. */
+static struct cx_inode *count_open(struct node *node)
+{
+    node->opens++;
+    atomic_fetch_add(&node->inode->users, 1);
+    return node->inode;
+}
+
 struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id)
 {
     struct cx_inode *inode = NULL;
@@ -499,11 +507,8 @@ struct cx_inode *cx_nodes_open(struct cx_nodes *nodes, uint64_t id)
 
     pthread_mutex_lock(&nodes->lock);
     node = find(nodes, id);
-    if (node != NULL && !node->is_dir && !node->is_held && reasons_of(nodes, node->ino) == 0) {
-        node->opens++;
-        inode = node->inode;
-        atomic_fetch_add(&inode->users, 1);
-    }
+    if (node != NULL && !node->is_dir && !node->is_held && reasons_of(nodes, node->ino) == 0)
+        inode = count_open(node);
     pthread_mutex_unlock(&nodes->lock);
     return inode;
 }
@@ -519,9 +524,7 @@ struct cx_inode *cx_nodes_open_for_locks(struct cx_nodes *nodes, uint64_t id, ui
     *is_held = node != NULL && !node->is_dir && node->is_held;
     if (node != NULL && !node->is_dir && !node->is_held) {
         *directory = node->parent;
-        node->opens++;
-        inode = node->inode;
-        atomic_fetch_add(&inode->users, 1);
+        inode = count_open(node);
     }
     pthread_mutex_unlock(&nodes->lock);
     return inode;

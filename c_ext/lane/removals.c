@@ -11,11 +11,11 @@
 
 #include <cephfs/libcephfs.h>
 
+#include "clock.h"
 #include "hash.h"
 
 #define GRANTS 256u
 #define BUCKETS 1024u
-#define NS_PER_S UINT64_C(1000000000)
 
 struct place {
     struct cx_grant grant; /* none if its pid is 0 */
@@ -51,14 +51,6 @@ struct cx_removals {
     atomic_size_t inside_count; /* read without the lock: almost always 0 */
     struct inside *buckets[BUCKETS];
 };
-
-static uint64_t ns_of(clockid_t clock)
-{
-    struct timespec now;
-
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
 
 struct cx_removals *cx_removals_new(size_t limit)
 {
@@ -141,7 +133,7 @@ void cx_removals_grant(struct cx_removals *removals, const struct cx_grant *gran
 
     pthread_mutex_lock(&removals->lock);
     place->grant = *grant;
-    place->until_ns = ns_of(CLOCK_MONOTONIC) + (uint64_t)(seconds * 1e9);
+    place->until_ns = cx_now_ns() + (uint64_t)(seconds * 1e9);
     pthread_mutex_unlock(&removals->lock);
 }
 
@@ -171,7 +163,7 @@ static const struct cx_grant *grant_of(struct cx_removals *removals, const struc
 
     if (grant->pid == 0 || grant->pid != asked->pid || grant->directory != asked->directory ||
         grant->uid != asked->uid || grant->gid != asked->gid || grant->touches != asked->touches ||
-        ns_of(CLOCK_MONOTONIC) >= place->until_ns)
+        cx_now_ns() >= place->until_ns)
         return NULL;
     return grant;
 }
@@ -245,7 +237,7 @@ bool cx_removals_inside(struct cx_removals *removals, uint64_t directory, uint64
 
 static void make_later(struct timespec *time, uint64_t ns)
 {
-    struct timespec other = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+    struct timespec other = {(time_t)(ns / CX_NS_PER_S), (long)(ns % CX_NS_PER_S)};
 
     if (time->tv_sec < other.tv_sec ||
         (time->tv_sec == other.tv_sec && time->tv_nsec < other.tv_nsec))
@@ -300,7 +292,7 @@ static bool append(struct cx_removals *removals, const struct cx_grant *asked,
     if (inside == NULL)
         return false;
     inside->waiting++;
-    inside->answered_ns = ns_of(CLOCK_REALTIME);
+    inside->answered_ns = cx_ns_of(CLOCK_REALTIME);
     waiting->removed.grant = grant->number;
     if (removals->last == NULL)
         removals->first = waiting;

@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "clock.h"
 #include "hash.h"
 
 #define BUCKETS 256u
@@ -23,14 +23,6 @@ struct cx_unsure {
     atomic_size_t count;
     struct place *buckets[BUCKETS];
 };
-
-static double now_s(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 struct cx_unsure *cx_unsure_new(double lasts_s)
 {
@@ -61,7 +53,7 @@ void cx_unsure_free(struct cx_unsure *unsure)
 /* Takes those of a bucket away whose time is over. */
 static void tidy(struct cx_unsure *unsure, struct place **place)
 {
-    double oldest_s = now_s() - unsure->lasts_s;
+    double oldest_s = cx_now_s() - unsure->lasts_s;
 
     while (*place != NULL) {
         struct place *found = *place;
@@ -93,7 +85,7 @@ static struct place *add(struct cx_unsure *unsure, uint64_t directory)
 
     if (place == NULL)
         return NULL;
-    *place = (struct place){.next = *bucket, .directory = directory, .since_s = now_s()};
+    *place = (struct place){.next = *bucket, .directory = directory, .since_s = cx_now_s()};
     *bucket = place;
     atomic_fetch_add(&unsure->count, 1);
     return place;
@@ -120,7 +112,7 @@ void cx_unsure_end(struct cx_unsure *unsure, uint64_t directory)
     pthread_mutex_lock(&unsure->lock);
     place = find(unsure, directory);
     if (place != NULL && place->locks > 0 && --place->locks == 0)
-        place->ended_s = now_s();
+        place->ended_s = cx_now_s();
     pthread_mutex_unlock(&unsure->lock);
 }
 
@@ -131,7 +123,7 @@ double cx_unsure_since(struct cx_unsure *unsure, uint64_t directory)
 
     pthread_mutex_lock(&unsure->lock);
     place = find(unsure, directory);
-    since_s = place == NULL ? now_s() : place->since_s;
+    since_s = place == NULL ? cx_now_s() : place->since_s;
     pthread_mutex_unlock(&unsure->lock);
     return since_s;
 }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "clock.h"
+
 /* How long what waits isn't asked for: at first, and at most, unless there are many. */
 #define PAUSE_FIRST_S 1e-3
 #define PAUSE_MOST_S 0.2
@@ -30,14 +32,6 @@ struct cx_wishes {
     uint64_t early[EARLY]; /* numbers of requests, none of which comes twice */
     size_t next_early;
 };
-
-static double now_s(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 struct cx_wishes *cx_wishes_new(size_t most)
 {
@@ -108,7 +102,7 @@ static void make_wait(struct cx_wishes *wishes, struct cx_wish *wish)
     most_s = PAUSE_EACH_S * (double)wishes->waiting;
     most_s = most_s > PAUSE_MOST_S ? most_s : PAUSE_MOST_S;
     wish->state = WAITS;
-    wish->due_s = now_s() + wish->pause_s;
+    wish->due_s = cx_now_s() + wish->pause_s;
     wish->pause_s = wish->pause_s * 2 < most_s ? wish->pause_s * 2 : most_s;
     pthread_cond_signal(&wishes->waits);
 }
@@ -188,7 +182,7 @@ static struct cx_wish *take_due(struct cx_wishes *wishes, int state, pthread_con
         due = first_in(wishes, state);
         if (due == NULL) {
             pthread_cond_wait(changed, &wishes->lock);
-        } else if (due->due_s > now_s()) {
+        } else if (due->due_s > cx_now_s()) {
             wait_until(wishes, changed, due->due_s);
         } else {
             due->state = ASKED;
