@@ -9,9 +9,9 @@ import os
 import signal
 import sqlite3
 import statistics
-import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -21,10 +21,10 @@ from tests.cluster.ceph import CephCluster
 from tests.conftest import short_directory
 from tests.gateway import Gateway, ceph_gateway
 from tests.posix.actors import Child, elsewhere, errno_of, spawn
+from tests.posix.nodes import opened
+from tests.posix.record_locks import holding, in_way, record_lock
 from tests.waiting import wait_until
 
-_FLOCK = struct.Struct("hhqqi4x")
-"""`struct flock` of Linux on 64-bit machines: type, whence, start, length, pid."""
 _WAIT_S = 30.0
 _ROUNDS = 150
 _WAITERS = 50
@@ -57,61 +57,29 @@ def site(cluster: CephCluster) -> Iterator[Site]:
             yield Site(here, there)
 
 
-def _lock(fd: int, kind: int, start: int = 0, length: int = 0, *, waits: bool = False) -> None:
-    command = fcntl.F_SETLKW if waits else fcntl.F_SETLK
-    fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
-
-
-def _in_way(fd: int, kind: int, start: int = 0, length: int = 0) -> tuple[int, int, int, int]:
-    """Ask what is in the way of a lock: kind, start, length and pid."""
-    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-    found, _, at, span, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return found, at, span, pid
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
-    fd = os.open(path, flags)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _try(path: Path, kind: int, start: int = 0, length: int = 0) -> int:
     """Return the errno of a lock that another process tries to get."""
 
     def attempt() -> int:
-        with _opened(path) as fd:
-            return errno_of(lambda: _lock(fd, kind, start, length))
+        with opened(path, os.O_RDWR) as fd:
+            return errno_of(lambda: record_lock(fd, kind, start, length))
 
     return elsewhere(attempt)
 
 
-@contextlib.contextmanager
-def _held(path: Path, kind: int, start: int = 0, length: int = 0) -> Iterator[Child[None]]:
+def _held(
+    path: Path, kind: int, start: int = 0, length: int = 0
+) -> AbstractContextManager[Child[None]]:
     """Have another process hold a lock while the body runs."""
-    ready, told = os.pipe()
-
-    def hold() -> None:
-        with _opened(path) as fd:
-            _lock(fd, kind, start, length)
-            os.write(told, b"x")
-            signal.pause()
-
-    with spawn(hold) as child:
-        os.close(told)
-        with os.fdopen(ready, "rb") as pipe:
-            assert pipe.read(1) == b"x"
-        yield child
+    return holding(path, lambda fd: record_lock(fd, kind, start, length))
 
 
 def _wait_for(path: Path, kind: int = fcntl.F_WRLCK) -> Callable[[], float]:
     """Return what gets a lock, waiting for it, and says when it did."""
 
     def get() -> float:
-        with _opened(path) as fd:
-            _lock(fd, kind, waits=True)
+        with opened(path, os.O_RDWR) as fd:
+            record_lock(fd, kind, command=fcntl.F_SETLKW)
             return time.monotonic()
 
     return get
@@ -124,17 +92,17 @@ def _wait_until_waiting(gateway: Gateway, count: int) -> None:
 def test_gateways_exclude_each_other(site: Site) -> None:
     """[lock-1]: where ranges overlap, unless both only read."""
     here, there = site.paths("exclude")
-    with _opened(here) as fd:
-        _lock(fd, fcntl.F_WRLCK, 10, 20)
+    with opened(here, os.O_RDWR) as fd:
+        record_lock(fd, fcntl.F_WRLCK, 10, 20)
         for path in (here, there):
             assert _try(path, fcntl.F_WRLCK) == errno.EAGAIN
             assert _try(path, fcntl.F_RDLCK, 29, 1) == errno.EAGAIN
             assert _try(path, fcntl.F_WRLCK, 30, 10) == 0
             assert _try(path, fcntl.F_WRLCK, 0, 10) == 0
-        _lock(fd, fcntl.F_RDLCK, 10, 20)
+        record_lock(fd, fcntl.F_RDLCK, 10, 20)
         assert _try(there, fcntl.F_RDLCK) == 0
         assert _try(there, fcntl.F_WRLCK) == errno.EAGAIN
-        _lock(fd, fcntl.F_UNLCK, 10, 10)
+        record_lock(fd, fcntl.F_UNLCK, 10, 10)
         assert _try(there, fcntl.F_WRLCK, 10, 10) == 0
         assert _try(there, fcntl.F_WRLCK, 20, 10) == errno.EAGAIN
     assert _try(there, fcntl.F_WRLCK) == 0
@@ -143,11 +111,11 @@ def test_gateways_exclude_each_other(site: Site) -> None:
 def test_what_is_in_the_way_is_told(site: Site) -> None:
     """[lock-7]: its range, and its process if that is one of this mount."""
     here, there = site.paths("told")
-    with _opened(here) as fd, _held(there, fcntl.F_WRLCK, 5, 7):
-        assert _in_way(fd, fcntl.F_RDLCK) == (fcntl.F_WRLCK, 5, 7, 0)
-        assert _in_way(fd, fcntl.F_RDLCK, 12, 5)[0] == fcntl.F_UNLCK
+    with opened(here, os.O_RDWR) as fd, _held(there, fcntl.F_WRLCK, 5, 7):
+        assert in_way(fd, fcntl.F_RDLCK) == (fcntl.F_WRLCK, 5, 7, 0)
+        assert in_way(fd, fcntl.F_RDLCK, 12, 5)[0] == fcntl.F_UNLCK
         with _held(here, fcntl.F_RDLCK, 50) as child:
-            assert _in_way(fd, fcntl.F_WRLCK, 40) == (fcntl.F_RDLCK, 50, 0, child.pid)
+            assert in_way(fd, fcntl.F_WRLCK, 40) == (fcntl.F_RDLCK, 50, 0, child.pid)
 
 
 def test_who_waits_gets_it_when_the_holder_is_killed(site: Site) -> None:
@@ -177,9 +145,9 @@ def test_an_interrupted_wait_ends_without_the_lock(site: Site) -> None:
 
     def wait() -> None:
         signal.signal(signal.SIGUSR1, _interrupt)
-        with _opened(here) as fd:
+        with opened(here, os.O_RDWR) as fd:
             with contextlib.suppress(_InterruptedError):
-                _lock(fd, fcntl.F_WRLCK, waits=True)
+                record_lock(fd, fcntl.F_WRLCK, command=fcntl.F_SETLKW)
             os.write(told, b"x")
             signal.pause()
 
@@ -201,8 +169,8 @@ def test_an_interrupted_wait_ends_without_the_lock(site: Site) -> None:
 def test_any_descriptor_that_is_closed_ends_all_locks_of_its_process(site: Site) -> None:
     """[lock-1]: those on the file; also one that the process has opened for something else."""
     here, there = site.paths("closed")
-    with _opened(here) as fd:
-        _lock(fd, fcntl.F_WRLCK)
+    with opened(here, os.O_RDWR) as fd:
+        record_lock(fd, fcntl.F_WRLCK)
         elsewhere(here.read_bytes)
         assert _try(there, fcntl.F_WRLCK) == errno.EAGAIN
         here.read_bytes()
@@ -213,7 +181,7 @@ def test_locks_of_an_open_file_end_with_its_last_descriptor(site: Site) -> None:
     """[lock-1]: F_OFD_SETLK."""
     here, there = site.paths("ofd")
     fd = os.open(here, os.O_RDWR)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    record_lock(fd, fcntl.F_WRLCK, command=fcntl.F_OFD_SETLK)
     second = os.dup(fd)
     os.close(fd)
     here.read_bytes()
@@ -226,12 +194,12 @@ def _count(path: Path) -> Callable[[], None]:
     """Return what adds to a number in a file that stays open, whose locks exclude all others."""
 
     def count() -> None:
-        with _opened(path) as fd:
+        with opened(path, os.O_RDWR) as fd:
             for _ in range(_ROUNDS):
-                _lock(fd, fcntl.F_WRLCK, 0, 1, waits=True)
+                record_lock(fd, fcntl.F_WRLCK, 0, 1, command=fcntl.F_SETLKW)
                 number = int(os.pread(fd, 20, 0))
                 os.pwrite(fd, b"%020d" % (number + 1), 0)
-                _lock(fd, fcntl.F_UNLCK, 0, 1)
+                record_lock(fd, fcntl.F_UNLCK, 0, 1)
 
     return count
 
@@ -252,15 +220,15 @@ def test_who_gets_a_lock_sees_what_times_and_size_do_not_show(site: Site) -> Non
     times = here.stat()
 
     def write() -> None:
-        with _opened(there) as fd:
-            _lock(fd, fcntl.F_WRLCK)
+        with opened(there, os.O_RDWR) as fd:
+            record_lock(fd, fcntl.F_WRLCK)
             os.pwrite(fd, b"b" * 10_000, 0)
             os.utime(fd, ns=(times.st_atime_ns, times.st_mtime_ns))
 
-    with _opened(here) as fd:
+    with opened(here, os.O_RDWR) as fd:
         assert os.pread(fd, 10_000, 0) == b"a" * 10_000
         elsewhere(write)
-        _lock(fd, fcntl.F_RDLCK, waits=True)
+        record_lock(fd, fcntl.F_RDLCK, command=fcntl.F_SETLKW)
         assert os.pread(fd, 10_000, 0) == b"b" * 10_000
 
 
@@ -270,7 +238,7 @@ def test_what_waits_holds_nobody_up(site: Site) -> None:
 
     def make(number: int) -> float:
         begun = time.monotonic()
-        with _opened(here.with_name(f"made-{number}"), os.O_CREAT | os.O_RDWR) as fd:
+        with opened(here.with_name(f"made-{number}"), os.O_CREAT | os.O_RDWR) as fd:
             os.write(fd, b"x" * 1000)
             os.pread(fd, 1000, 0)
         return time.monotonic() - begun
@@ -322,14 +290,14 @@ def test_a_database_is_written_through_two_gateways(site: Site) -> None:
 def test_a_locked_file_is_truncated_in_its_place(site: Site) -> None:
     """[lock-5], [truncate-2]: its content isn't kept, and its lock holds."""
     here, there = site.paths("truncated", b"x" * 10_000)
-    with _opened(here) as fd:
-        _lock(fd, fcntl.F_WRLCK)
+    with opened(here, os.O_RDWR) as fd:
+        record_lock(fd, fcntl.F_WRLCK)
         kept = site.here.metric('trash_moves_total{kind="truncated"}')
         os.ftruncate(fd, 0)
         assert site.here.metric('trash_moves_total{kind="truncated"}') == kept
         os.write(fd, b"new")
         assert _try(there, fcntl.F_WRLCK) == errno.EAGAIN
-        _lock(fd, fcntl.F_UNLCK)
+        record_lock(fd, fcntl.F_UNLCK)
         os.ftruncate(fd, 2)
     assert here.read_bytes() == b"ne"
 
@@ -337,16 +305,16 @@ def test_a_locked_file_is_truncated_in_its_place(site: Site) -> None:
 def test_what_python_has_opened_is_locked_as_well(site: Site) -> None:
     """[lock-1]: a file that was opened with O_TRUNC, or truncated, synced, or deleted."""
     here, there = site.paths("python", b"x" * 10_000)
-    with _opened(here, os.O_RDWR | os.O_TRUNC) as fd:
-        _lock(fd, fcntl.F_WRLCK)
+    with opened(here, os.O_RDWR | os.O_TRUNC) as fd:
+        record_lock(fd, fcntl.F_WRLCK)
         wait_until(lambda: there.stat().st_size == 0, within_s=_WAIT_S)
         assert _try(there, fcntl.F_WRLCK) == errno.EAGAIN
         os.fsync(fd)
         other = os.open(there, os.O_RDWR)
         here.unlink()
         with pytest.raises(BlockingIOError):
-            _lock(other, fcntl.F_WRLCK)
-    _lock(other, fcntl.F_WRLCK)
+            record_lock(other, fcntl.F_WRLCK)
+    record_lock(other, fcntl.F_WRLCK)
     os.close(other)
 
 
@@ -357,10 +325,10 @@ def test_what_never_changes_can_be_locked(site: Site) -> None:
     here.unlink()
     views = list((site.here.path / "deleted/.trashbin").rglob("f"))
     assert views
-    with _opened(views[0], os.O_RDONLY) as fd:
-        assert _in_way(fd, fcntl.F_RDLCK)[0] == fcntl.F_UNLCK
-        _lock(fd, fcntl.F_RDLCK, waits=True)
-        _lock(fd, fcntl.F_UNLCK)
+    with opened(views[0], os.O_RDONLY) as fd:
+        assert in_way(fd, fcntl.F_RDLCK)[0] == fcntl.F_UNLCK
+        record_lock(fd, fcntl.F_RDLCK, command=fcntl.F_SETLKW)
+        record_lock(fd, fcntl.F_UNLCK)
 
 
 def test_locks_and_who_waits_end_with_the_gateway(
@@ -397,8 +365,8 @@ def test_what_is_beside_a_locked_file_is_gone_when_that_is_answered(
             (gateway.path / directory).mkdir()
             for number in range(20):
                 (gateway.path / directory / f"f{number}").write_text("content")
-        with _opened(gateway.path / "locked/f0") as fd:
-            _lock(fd, fcntl.F_WRLCK)
+        with opened(gateway.path / "locked/f0", os.O_RDWR) as fd:
+            record_lock(fd, fcntl.F_WRLCK)
             early = gateway.metric("pending_answered_total")
             for number in range(1, 20):
                 (gateway.path / "locked" / f"f{number}").unlink()

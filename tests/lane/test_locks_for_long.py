@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import random
 import signal
-import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,9 @@ import pytest
 from tests.cluster.ceph import CephCluster
 from tests.gateway import Gateway, ceph_gateway
 from tests.posix.actors import spawn
+from tests.posix.record_locks import record_lock
 
 SOAK_S = float(os.environ.get("SOAK_S") or 300.0)
-_FLOCK = struct.Struct("hhqqi4x")
 _FILES = 3
 _SLOTS = 40
 _LONGEST = 5
@@ -87,9 +86,7 @@ class _Worker:
         return False
 
     def _ask(self, file: int, command: int, kind: int, slots: range) -> None:
-        fcntl.fcntl(
-            self._fds[file], command, _FLOCK.pack(kind, os.SEEK_SET, slots.start, len(slots), 0)
-        )
+        record_lock(self._fds[file], kind, slots.start, len(slots), command=command)
 
     def _note(self, file: int, slots: range, change: int) -> None:
         """Add to the slots: readers count as 1, a writer as -1000."""

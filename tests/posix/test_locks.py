@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import signal
-import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.posix.actors import Child, elsewhere, errno_of, spawn
+from tests.posix.actors import elsewhere, errno_of, spawn
 from tests.posix.nodes import fails, make_file, opened
+from tests.posix.record_locks import holding, in_way, record_lock
 
-# struct flock of Linux on 64-bit machines: type, whence, start, length, pid.
-_FLOCK = struct.Struct("hhqqi4x")
 WOULD_BLOCK = (errno.EAGAIN, errno.EACCES)
 NOW = fcntl.LOCK_NB
 PAUSE_S = 0.05
@@ -29,18 +26,6 @@ GRACE_S = 2.0
 @pytest.fixture
 def path(target: Path) -> Path:
     return make_file(target / "f", b"0123456789" * 10)
-
-
-def _record_lock(fd: int, kind: int, start: int = 0, length: int = 0, *, ofd: bool = False) -> None:
-    command = fcntl.F_OFD_SETLK if ofd else fcntl.F_SETLK
-    fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
-
-
-def _holder(fd: int, kind: int, start: int = 0, length: int = 0) -> tuple[int, int, int, int]:
-    """Ask who stands in the way: kind, start, length and pid of the lock; F_UNLCK if none."""
-    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-    found, _, at, span, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return found, at, span, pid
 
 
 def _try_flock(path: Path, operation: int) -> int:
@@ -58,27 +43,9 @@ def _try_record(path: Path, kind: int, start: int = 0, length: int = 0) -> int:
 
     def lock() -> int:
         with opened(path, os.O_RDWR) as fd:
-            return errno_of(lambda: _record_lock(fd, kind, start, length))
+            return errno_of(lambda: record_lock(fd, kind, start, length))
 
     return elsewhere(lock)
-
-
-@contextlib.contextmanager
-def _holding(path: Path, lock: Callable[[int], None]) -> Iterator[Child[None]]:
-    """Have another process hold a lock on the file while the body runs."""
-    ready, told = os.pipe()
-
-    def hold() -> None:
-        with opened(path, os.O_RDWR) as fd:
-            lock(fd)
-            os.write(told, b"x")
-            signal.pause()
-
-    with spawn(hold) as child:
-        os.close(told)
-        assert os.read(ready, 1) == b"x", "the other process did not get the lock"
-        os.close(ready)
-        yield child
 
 
 @pytest.mark.parametrize(
@@ -150,9 +117,9 @@ def test_record_locks_conflict(
 ) -> None:
     """[lock-1]."""
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, held)
+        record_lock(fd, held)
         assert _try_record(path, tried) in expected
-        _record_lock(fd, fcntl.F_UNLCK)
+        record_lock(fd, fcntl.F_UNLCK)
         assert _try_record(path, tried) == 0
 
 
@@ -162,29 +129,29 @@ def test_record_locks_conflict(
 )
 def test_record_locks_cover_ranges(path: Path, start: int, length: int, free: bool) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK, 10, 10)
+        record_lock(fd, fcntl.F_WRLCK, 10, 10)
         assert (_try_record(path, fcntl.F_WRLCK, start, length) == 0) is free
 
 
 def test_unlocking_the_middle_leaves_both_ends(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK, 0, 30)
-        _record_lock(fd, fcntl.F_UNLCK, 10, 10)
+        record_lock(fd, fcntl.F_WRLCK, 0, 30)
+        record_lock(fd, fcntl.F_UNLCK, 10, 10)
         free = [_try_record(path, fcntl.F_WRLCK, start, 10) == 0 for start in (0, 10, 20)]
     assert free == [False, True, False]
 
 
 def test_part_of_a_range_can_change_its_kind(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK, 0, 30)
-        _record_lock(fd, fcntl.F_RDLCK, 10, 10)
+        record_lock(fd, fcntl.F_WRLCK, 0, 30)
+        record_lock(fd, fcntl.F_RDLCK, 10, 10)
         free = [_try_record(path, fcntl.F_RDLCK, start, 10) == 0 for start in (0, 10, 20)]
     assert free == [False, True, False]
 
 
 def test_record_locks_go_with_any_descriptor_of_the_file(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK)
+        record_lock(fd, fcntl.F_WRLCK)
         with opened(path):
             pass
         assert _try_record(path, fcntl.F_WRLCK) == 0
@@ -192,23 +159,23 @@ def test_record_locks_go_with_any_descriptor_of_the_file(path: Path) -> None:
 
 def test_record_locks_are_not_inherited(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK)
-        assert elsewhere(lambda: errno_of(lambda: _record_lock(fd, fcntl.F_WRLCK))) in WOULD_BLOCK
+        record_lock(fd, fcntl.F_WRLCK)
+        assert elsewhere(lambda: errno_of(lambda: record_lock(fd, fcntl.F_WRLCK))) in WOULD_BLOCK
 
 
 def test_holder_of_a_record_lock_is_told(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        assert _holder(fd, fcntl.F_WRLCK)[0] == fcntl.F_UNLCK
-        with _holding(path, lambda other: _record_lock(other, fcntl.F_WRLCK, 5, 7)) as child:
-            assert _holder(fd, fcntl.F_WRLCK) == (fcntl.F_WRLCK, 5, 7, child.pid)
-            assert _holder(fd, fcntl.F_WRLCK, 20, 5)[0] == fcntl.F_UNLCK
+        assert in_way(fd, fcntl.F_WRLCK)[0] == fcntl.F_UNLCK
+        with holding(path, lambda other: record_lock(other, fcntl.F_WRLCK, 5, 7)) as child:
+            assert in_way(fd, fcntl.F_WRLCK) == (fcntl.F_WRLCK, 5, 7, child.pid)
+            assert in_way(fd, fcntl.F_WRLCK, 20, 5)[0] == fcntl.F_UNLCK
 
 
 def test_record_locks_need_the_right_descriptor(path: Path) -> None:
     with opened(path) as fd, fails(errno.EBADF):
-        _record_lock(fd, fcntl.F_WRLCK)
+        record_lock(fd, fcntl.F_WRLCK)
     with opened(path, os.O_WRONLY) as fd, fails(errno.EBADF):
-        _record_lock(fd, fcntl.F_RDLCK)
+        record_lock(fd, fcntl.F_RDLCK)
 
 
 class Kind(NamedTuple):
@@ -219,7 +186,7 @@ class Kind(NamedTuple):
 
 
 def _wait_for_record(fd: int, command: int) -> None:
-    fcntl.fcntl(fd, command, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    record_lock(fd, fcntl.F_WRLCK, command=command)
 
 
 KINDS = {
@@ -227,10 +194,10 @@ KINDS = {
         lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | NOW), lambda fd: fcntl.flock(fd, fcntl.LOCK_EX)
     ),
     "record": Kind(
-        lambda fd: _record_lock(fd, fcntl.F_WRLCK), lambda fd: _wait_for_record(fd, fcntl.F_SETLKW)
+        lambda fd: record_lock(fd, fcntl.F_WRLCK), lambda fd: _wait_for_record(fd, fcntl.F_SETLKW)
     ),
     "ofd": Kind(
-        lambda fd: _record_lock(fd, fcntl.F_WRLCK, ofd=True),
+        lambda fd: record_lock(fd, fcntl.F_WRLCK, command=fcntl.F_OFD_SETLK),
         lambda fd: _wait_for_record(fd, fcntl.F_OFD_SETLKW),
     ),
 }
@@ -249,7 +216,7 @@ of_each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 @of_each_kind
 def test_lock_of_a_killed_process_is_free(path: Path, kind: Kind) -> None:
-    with _holding(path, kind.attempt) as child, opened(path, os.O_RDWR) as fd:
+    with holding(path, kind.attempt) as child, opened(path, os.O_RDWR) as fd:
         assert errno_of(lambda: kind.attempt(fd)) in WOULD_BLOCK
         child.kill()
         _soon(lambda: kind.attempt(fd))
@@ -261,7 +228,7 @@ def test_waiting_ends_when_the_lock_is_free(path: Path, kind: Kind) -> None:
         with opened(path, os.O_RDWR) as own:
             kind.wait(own)
 
-    with _holding(path, kind.attempt) as holder, spawn(wait) as waiting:
+    with holding(path, kind.attempt) as holder, spawn(wait) as waiting:
         time.sleep(PAUSE_S)
         assert not waiting.finished()
         holder.kill()
@@ -279,7 +246,7 @@ def test_waiting_can_be_interrupted(path: Path, kind: Kind) -> None:
             signal.setitimer(signal.ITIMER_REAL, PAUSE_S)
             return errno_of(lambda: kind.wait(fd))
 
-    with _holding(path, kind.attempt):
+    with holding(path, kind.attempt):
         assert elsewhere(wait) == errno.EINTR
 
 
@@ -290,7 +257,7 @@ def test_killed_waiter_leaves_no_lock(path: Path, kind: Kind) -> None:
             kind.wait(own)
             signal.pause()
 
-    with _holding(path, kind.attempt) as holder, spawn(wait) as waiting:
+    with holding(path, kind.attempt) as holder, spawn(wait) as waiting:
         time.sleep(PAUSE_S)
         waiting.kill()
         holder.kill()
@@ -300,17 +267,17 @@ def test_killed_waiter_leaves_no_lock(path: Path, kind: Kind) -> None:
 
 def test_description_locks_conflict_within_a_process(path: Path) -> None:
     with opened(path, os.O_RDWR) as first, opened(path, os.O_RDWR) as second:
-        _record_lock(first, fcntl.F_WRLCK, 0, 10, ofd=True)
+        record_lock(first, fcntl.F_WRLCK, 0, 10, command=fcntl.F_OFD_SETLK)
         with fails(*WOULD_BLOCK):
-            _record_lock(second, fcntl.F_WRLCK, 5, 10, ofd=True)
-        _record_lock(second, fcntl.F_WRLCK, 10, 10, ofd=True)
+            record_lock(second, fcntl.F_WRLCK, 5, 10, command=fcntl.F_OFD_SETLK)
+        record_lock(second, fcntl.F_WRLCK, 10, 10, command=fcntl.F_OFD_SETLK)
         with fails(*WOULD_BLOCK):
-            _record_lock(second, fcntl.F_WRLCK, 0, 10)
+            record_lock(second, fcntl.F_WRLCK, 0, 10)
 
 
 def test_description_locks_outlive_other_descriptors_of_the_file(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK, ofd=True)
+        record_lock(fd, fcntl.F_WRLCK, command=fcntl.F_OFD_SETLK)
         with opened(path):
             pass
         assert _try_record(path, fcntl.F_WRLCK) in WOULD_BLOCK
@@ -320,7 +287,7 @@ def test_description_locks_outlive_other_descriptors_of_the_file(path: Path) -> 
 def test_locks_follow_the_inode(path: Path, target: Path) -> None:
     os.link(path, target / "g")
     with opened(path, os.O_RDWR) as fd:
-        _record_lock(fd, fcntl.F_WRLCK)
+        record_lock(fd, fcntl.F_WRLCK)
         os.rename(path, target / "h")
         assert _try_record(target / "g", fcntl.F_WRLCK) in WOULD_BLOCK
         os.unlink(target / "h")
@@ -331,9 +298,9 @@ def test_unlinked_file_can_be_locked(path: Path) -> None:
     with opened(path, os.O_RDWR) as fd:
         os.unlink(path)
         fcntl.flock(fd, fcntl.LOCK_EX | NOW)
-        _record_lock(fd, fcntl.F_WRLCK)
+        record_lock(fd, fcntl.F_WRLCK)
         fcntl.flock(fd, fcntl.LOCK_UN)
-        _record_lock(fd, fcntl.F_UNLCK)
+        record_lock(fd, fcntl.F_UNLCK)
 
 
 def test_lock_file_made_exclusively_serialises_processes(target: Path) -> None:
