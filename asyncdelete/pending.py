@@ -8,6 +8,7 @@ what is to be undone if it fails, comes with each delete. Knows neither FUSE nor
 * A directory waits for the deletes of what was in it.
 * Nothing is carried out while a process goes on deleting, since it would only take the time that
   the answers need, but for what has waited for `_LONGEST_S`, and if the table is half full.
+* Those that are alike go together, which costs a fraction of what they cost one by one.
 * Who depends on a delete (`settle…`) has it carried out at once, before all others, and waits.
   There is no other limit to that wait than there is to a call to the storage.
 
@@ -20,11 +21,12 @@ begun is never cancelled. `once` is carried out by one task at a time.
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Protocol, Self
 
 import trio
 
@@ -41,6 +43,12 @@ _LONGEST_S = 3.0
 
 _IDLE_S = 60.0
 """How long a round waits for something to carry out."""
+
+_TOGETHER = 32
+"""How many deletes go together at most: who waits for one of them waits for all."""
+
+_NEAR = 128
+"""How far down the queue those are looked for: several processes may delete in turns."""
 
 Directory = int
 """Number of a directory, as who adds deletes has it."""
@@ -66,8 +74,24 @@ class Delete(Protocol):
         """The directory that is deleted; None if it is none."""
         ...
 
+    @property
+    def batch(self) -> Hashable | None:
+        """What it has in common with those that can go together with it; None: it goes alone."""
+        ...
+
     async def carry_out(self) -> None:
         """Do it.
+
+        Raises:
+            FSError: nothing has changed.
+        """
+        ...
+
+    async def carry_out_many(self, deletes: Sequence[Self]) -> Sequence[bool]:
+        """Do those of one batch, this one among them, at less cost than one by one.
+
+        Returns:
+            For each whether it has been done; nothing has changed of the others.
 
         Raises:
             FSError: nothing has changed.
@@ -139,7 +163,7 @@ class Pending:
 
         Args:
             limit: how many may be pending; who adds more waits in `room`.
-            in_flight: how many are carried out at a time.
+            in_flight: how many are carried out at a time, each with what goes together with it.
         """
         self._pins = pins
         self._meter = meter
@@ -278,12 +302,12 @@ class Pending:
         async with trio.open_nursery() as nursery:
             while self._count:
                 await self._slots.acquire()
-                item = self._next()
-                if item is None:
+                items = self._next(self._urgent) or self._next(self._ready)
+                if items:
+                    nursery.start_soon(self._carry_out, items)
+                else:
                     self._slots.release()
                     await self._pause()
-                else:
-                    nursery.start_soon(self._carry_out, item)
 
     async def drain(self) -> None:
         """Carry out all that is pending, at once; nothing is added any more."""
@@ -291,22 +315,25 @@ class Pending:
         while self._count:
             await self.once()
 
-    def _next(self) -> _Item | None:
-        """Take the next delete that is due."""
-        while self._urgent:
-            item = self._urgent.popleft()
-            if not item.begun:
-                item.begun = True
-                return item
-        while self._ready and self._ready[0].begun:
-            self._ready.popleft()
-        if not self._ready or not self._is_due(self._ready[0]):
-            return None
-        item = self._ready.popleft()
-        item.begun = True
-        return item
+    def _next(self, queue: deque[_Item]) -> list[_Item]:
+        """Take the next delete that is due, if one is, and those near it that go with it."""
+        while queue and queue[0].begun:
+            queue.popleft()
+        if not queue or not self._is_due(queue[0]):
+            return []
+        first = queue.popleft()
+        taken, batch = [first], first.delete.batch
+        if batch is not None:
+            near = itertools.islice(queue, _NEAR)
+            alike = (i for i in near if not i.begun and i.delete.batch == batch and self._is_due(i))
+            taken += itertools.islice(alike, _TOGETHER - 1)
+        for item in taken:
+            item.begun = True
+        return taken
 
     def _is_due(self, item: _Item) -> bool:
+        if item.urgent:
+            return True
         now_s = trio.current_time()
         waited = now_s - self._last_s >= _QUIET_S or now_s - item.added_s >= _LONGEST_S
         return waited or self._closing or self._count * 2 >= self._limit
@@ -317,17 +344,39 @@ class Pending:
         with trio.move_on_after(_QUIET_S):
             await self._wake.wait()
 
-    async def _carry_out(self, item: _Item) -> None:
+    async def _carry_out(self, items: list[_Item]) -> None:
         try:
             with trio.CancelScope(shield=True):
-                await item.delete.carry_out()
+                for item in await self._carry_out_together(items):
+                    await self._carry_out_one(item)
+        finally:
+            self._slots.release()
+
+    async def _carry_out_together(self, items: list[_Item]) -> list[_Item]:
+        """Carry out what can be at once; return the others."""
+        if len(items) == 1:
+            return items
+        try:
+            done = await items[0].delete.carry_out_many([item.delete for item in items])
+        except FSError:  # one by one each learns its own
+            return items
+        except Exception:  # the edge: it is tried once more before a name comes back
+            _log.exception("a bug in pending deletes")
+            return items
+        for item, is_done in zip(items, done, strict=True):
+            if is_done:
+                self._leave(item)
+        return [item for item, is_done in zip(items, done, strict=True) if not is_done]
+
+    async def _carry_out_one(self, item: _Item) -> None:
+        try:
+            await item.delete.carry_out()
         except FSError as exc:
             self._failed(item, exc)
         except Exception:  # the edge: nobody is there to be told, and the loop must go on
             _log.exception("a bug in a pending delete")
             self._failed(item, FSError(errno.EIO))
         finally:
-            self._slots.release()
             self._leave(item)
 
     def _failed(self, item: _Item, exc: FSError) -> None:

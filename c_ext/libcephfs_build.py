@@ -153,10 +153,14 @@ ffibuilder.cdef(
     int ceph_ll_releasedir(struct ceph_mount_info *cmount, struct ceph_dir_result *dir);
     int ceph_ll_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                        struct Inode *newparent, const char *newname, const UserPerm *perms);
-    enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN, ... };
+    enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN, CX_OTHER, ... };
     int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                   struct Inode *newparent, const char *newname, const UserPerm *perms,
-                  const uint64_t *expected, int *how_far);
+                  const uint64_t *moved, const uint64_t *expected, int *how_far);
+    void cx_move_many(struct ceph_mount_info *cmount, struct Inode *parent, const char *names,
+                      struct Inode *newparent, const char *newnames, const uint64_t *moved,
+                      size_t count, const UserPerm *perms, int *errors, int *how_far,
+                      size_t *done);
     int ceph_ll_unlink(struct ceph_mount_info *cmount, struct Inode *in, const char *name,
                        const UserPerm *perms);
     void cx_unlink_many(struct ceph_mount_info *cmount, struct Inode *parent, const char *names,
@@ -213,6 +217,22 @@ ffibuilder.set_source(
     {
         for (size_t i = 0; i < count; i++, names += strlen(names) + 1) {
             errors[i] = -ceph_ll_unlink(cmount, parent, names, perms);
+            __atomic_store_n(done, i + 1, __ATOMIC_RELEASE);
+        }
+    }
+
+    /* Renames names, each ended by a zero byte, from one directory to another, one after the
+       other; arrays as above, and how_far as cx_rename has it. */
+    static void cx_move_many(struct ceph_mount_info *cmount, struct Inode *parent,
+                             const char *names, struct Inode *newparent, const char *newnames,
+                             const uint64_t *moved, size_t count, const UserPerm *perms,
+                             int *errors, int *how_far, size_t *done)
+    {
+        for (size_t i = 0; i < count; i++) {
+            errors[i] = -cx_rename(cmount, parent, names, newparent, newnames, perms, &moved[i],
+                                   NULL, &how_far[i]);
+            names += strlen(names) + 1;
+            newnames += strlen(newnames) + 1;
             __atomic_store_n(done, i + 1, __ATOMIC_RELEASE);
         }
     }

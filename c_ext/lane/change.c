@@ -280,7 +280,7 @@ static int rename_file(const struct cx_lane *lane, const struct making *making, 
     if (cx_names_take(lane->leaving, lock)) {
         if (is_file(lane, making, name))
             rc = cx_rename(lane->mount, directory, name, directory, making->name, making->perms,
-                           &nothing, &how_far);
+                           NULL, &nothing, &how_far);
         cx_names_remove(lane->leaving, lock);
     }
     cx_names_remove(lane->busy, lock);

@@ -22,15 +22,16 @@ static inline int cx_look(struct ceph_mount_info *cmount, struct Inode *parent, 
     return rc;
 }
 
-enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN };
+enum { CX_LOOKED, CX_EXCHANGED, CX_BEGUN, CX_OTHER };
 
-/* Renames, but not what isn't there (see cephfs_ext/storage/ceph_stuck.py), and not onto another
-   inode than *expected, 0 for none, unless that is NULL: what comes to the new name after the look
-   is lost, so that is the last thing before the rename. *how_far says whether the new name had
-   another inode, and whether the rename itself was begun. */
+/* Renames, but not what isn't there (see cephfs_ext/storage/ceph_stuck.py), not another inode than
+   *moved, and not onto another than *expected, 0 for none; of a NULL nothing is looked at. What
+   comes to the new name after the look is lost, so that is the last thing before the rename.
+   *how_far says whether one of the names had another inode, whether the rename itself was begun,
+   and whether it has moved another inode all the same; that may be gone again. */
 static inline int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent, const char *name,
                             struct Inode *newparent, const char *newname, const UserPerm *perms,
-                            const uint64_t *expected, int *how_far)
+                            const uint64_t *moved, const uint64_t *expected, int *how_far)
 {
     uint64_t source, target;
     int rc;
@@ -39,6 +40,10 @@ static inline int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent
     rc = cx_look(cmount, parent, name, perms, &source);
     if (rc < 0)
         return rc;
+    if (moved != NULL && source != *moved) {
+        *how_far = CX_EXCHANGED;
+        return -EAGAIN;
+    }
     if (expected != NULL) {
         rc = cx_look(cmount, newparent, newname, perms, &target);
         if (rc < 0 && rc != -ENOENT)
@@ -49,7 +54,11 @@ static inline int cx_rename(struct ceph_mount_info *cmount, struct Inode *parent
         }
     }
     *how_far = CX_BEGUN;
-    return ceph_ll_rename(cmount, parent, name, newparent, newname, perms);
+    rc = ceph_ll_rename(cmount, parent, name, newparent, newname, perms);
+    if (rc == 0 && moved != NULL && cx_look(cmount, newparent, newname, perms, &target) == 0 &&
+        target != *moved)
+        *how_far = CX_OTHER;
+    return rc;
 }
 
 #endif

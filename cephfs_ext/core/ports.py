@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from cephfs_ext.core.errors import FSError
 from cephfs_ext.core.types import (
     Attr,
     AttrChange,
@@ -66,6 +67,15 @@ class Created(NamedTuple):
     node: Node
     attr: Attr
     handle: Handle
+
+
+class Move(NamedTuple):
+    """A name that is to become another, in another directory."""
+
+    name: bytes
+    new_name: bytes
+    ino: Ino
+    """Which inode is believed to have it."""
 
 
 class Listed(NamedTuple):
@@ -511,6 +521,21 @@ class Storage(Protocol):
         Raises:
             ExchangedError: another inode has one of the names than was expected; nothing has
                 changed.
+        """
+        ...
+
+    async def move_many(
+        self, parent: Node, new_parent: Node, moves: Sequence[Move]
+    ) -> Sequence[bool | FSError]:
+        """Rename one after the other, as the gateway, to names that nothing has.
+
+        One call in one thread, whatever their number; it is not cancelled once it has begun.
+
+        Returns:
+            For each what `rename` returns, or raises, if it is told which inode to move.
+
+        Raises:
+            FSError: nothing has changed.
         """
         ...
 

@@ -21,7 +21,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, cast
 
@@ -47,7 +47,7 @@ from cephfs_ext.core.limits import (
     REMOVAL_THREADS,
 )
 from cephfs_ext.core.permissions import ACL_XATTR, WRITE, permits
-from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Node
+from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Move, Node
 from cephfs_ext.core.types import (
     GATEWAY,
     Attr,
@@ -77,6 +77,7 @@ from cephfs_ext.storage.names import (
     check_regular,
     check_sizeable,
     check_target,
+    pack_names,
 )
 
 _log = logging.getLogger(__name__)
@@ -517,10 +518,7 @@ class CephStorage:
 
         libcephfs looks each up, which asks nobody if the directory has just been read.
         """
-        for name in names:
-            check_name(name)
-        raw, perms = _raw(parent), self._identities.of(GATEWAY)
-        packed = b"".join(name + b"\0" for name in names)
+        raw, perms, packed = _raw(parent), self._identities.of(GATEWAY), pack_names(names)
         errors, done = ffi.new("int[]", len(names)), ffi.new("size_t *")
 
         def unlink() -> list[int]:
@@ -531,9 +529,7 @@ class CephStorage:
 
         async with self._names.held(*((parent.ino, name) for name in names)):
             numbers = await self._call(unlink, limiter=self._removal)
-        if errno.ESHUTDOWN in numbers:
-            with trio.CancelScope(shield=True):  # what has been removed is told all the same
-                await self._admission.note_refused()
+        await self._note_refused(numbers)
         return numbers
 
     async def rmdir(self, parent: Node, name: bytes, cred: Credentials) -> None:
@@ -559,22 +555,16 @@ class CephStorage:
             raise FSError(errno.EINVAL)
         above, below = _raw(parent), _raw(new_parent)
         perms, how_far = self._identities.of(cred), ffi.new("int *")
+        here = ffi.NULL if moved is None else ffi.new("uint64_t *", moved)
         there = ffi.NULL if expected is None else ffi.new("uint64_t *", expected)
 
         def rename() -> bool:
             if cred.uid != 0 and parent.ino != new_parent.ino:
                 self._check_movable(parent, name, cred)
-            if moved is not None and self._ino_at(parent, name) != moved:
-                raise ExchangedError()
             names = (above, name, below, new_name)
             with self._stuck.taking_away(parent.ino, name):
-                rc = lib.cx_rename(self._mount, *names, perms, there, how_far)
-            if how_far[0] == lib.CX_EXCHANGED:
-                raise ExchangedError()
-            if rc == -errno.ENOENT and how_far[0] == lib.CX_BEGUN:
-                self._stuck.free(below, new_parent.ino, new_name)
-            check(rc)
-            return moved is None or self._has_moved(new_parent, new_name, moved)
+                rc = lib.cx_rename(self._mount, *names, perms, here, there, how_far)
+            return self._check_renamed(rc, how_far[0], new_parent, new_name)
 
         async with self._names.held((parent.ino, name), (new_parent.ino, new_name)):
             try:
@@ -584,29 +574,68 @@ class CephStorage:
                 if parent.ino != new_parent.ino:
                     self._left.add(parent.ino)
 
-    def _identify(self, parent: Node, name: bytes) -> tuple[CephNode, Any]:
-        """Look up which inode a name has, and whose it is; the reference is the caller's."""
-        out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
-        perms = self._identities.of(GATEWAY)
-        arguments = (_raw(parent), name, out, stx, _IDENTITY, 0, perms)
-        check(lib.ceph_ll_lookup(self._mount, *arguments))
-        return CephNode(out[0], _ino(stx)), stx
+    def _check_renamed(self, rc: int, how_far: int, new_parent: Node, new_name: bytes) -> bool:
+        """Return, or raise, what `rename` does, by what `cx_rename` says; blocks."""
+        if how_far == lib.CX_EXCHANGED:
+            raise ExchangedError()
+        if rc == -errno.ENOENT and how_far == lib.CX_BEGUN:
+            self._stuck.free(_raw(new_parent), new_parent.ino, new_name)
+        check(rc)
+        return bool(how_far != lib.CX_OTHER)
 
-    def _ino_at(self, parent: Node, name: bytes) -> Ino:
-        node, _ = self._identify(parent, name)
-        self.forget(node)
-        return node.ino
+    async def move_many(
+        self, parent: Node, new_parent: Node, moves: Sequence[Move]
+    ) -> Sequence[bool | FSError]:
+        """Rename one after the other, as the gateway, to names that nothing has."""
+        names, new_names = [move.name for move in moves], [move.new_name for move in moves]
+        packed, new_packed = pack_names(names), pack_names(new_names)
+        number, done = len(moves), ffi.new("size_t *")
+        errors, how_far = ffi.new("int[]", number), ffi.new("int[]", number)
+        inos = ffi.new("uint64_t[]", [move.ino for move in moves])
+        above, below, perms = _raw(parent), _raw(new_parent), self._identities.of(GATEWAY)
 
-    def _has_moved(self, parent: Node, name: bytes, ino: Ino) -> bool:
-        """Tell whether it was this inode that a rename has put here; it may be gone again."""
-        try:
-            return self._ino_at(parent, name) == ino
-        except FSError:
-            return True
+        def over() -> int:
+            return int(done[0])
+
+        def outcome(index: int) -> bool | FSError:
+            try:
+                rc, name = -errors[index], new_names[index]
+                return self._check_renamed(rc, how_far[index], new_parent, name)
+            except FSError as exc:
+                return exc
+
+        def move() -> list[bool | FSError]:
+            places = (above, ffi.from_buffer(packed), below, ffi.from_buffer(new_packed))
+            with (
+                self._stuck.taking_away(parent.ino, *names),
+                self._stuck.watched_in_turn(parent.ino, names, over),
+                self._stuck.watched_in_turn(new_parent.ino, new_names, over),
+            ):
+                lib.cx_move_many(self._mount, *places, inos, number, perms, errors, how_far, done)
+            return [outcome(index) for index in range(number)]
+
+        mine = [(parent.ino, name) for name in names]
+        mine += [(new_parent.ino, name) for name in new_names]
+        async with self._names.held(*mine):
+            try:
+                outcomes = await self._call(move)
+            finally:
+                self._left.add(parent.ino)
+        await self._note_refused(errors)
+        return outcomes
+
+    async def _note_refused(self, errors: Iterable[int]) -> None:
+        """Note it if one of many calls was refused; what the others did is told all the same."""
+        if errno.ESHUTDOWN in errors:
+            with trio.CancelScope(shield=True):
+                await self._admission.note_refused()
 
     def _check_movable(self, parent: Node, name: bytes, cred: Credentials) -> None:
         """Check what libcephfs doesn't: a directory that gets another `..` is written to."""
-        node, stx = self._identify(parent, name)
+        out, stx = ffi.new("Inode **"), ffi.new("struct ceph_statx *")
+        arguments = (_raw(parent), name, out, stx, _IDENTITY, 0, self._identities.of(GATEWAY))
+        check(lib.ceph_ll_lookup(self._mount, *arguments))
+        node = CephNode(out[0], _ino(stx))
         try:
             if stat.S_ISDIR(stx.stx_mode):
                 self._check_writable(node, cred)

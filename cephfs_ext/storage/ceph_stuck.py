@@ -135,19 +135,20 @@ class StuckNames:
             del self._calls[call]
 
     @contextlib.contextmanager
-    def taking_away(self, parent: Ino, name: bytes) -> Iterator[None]:
-        """Keep a name from being freed while the body renames it. Blocks while it is."""
-        key = (parent, name)
+    def taking_away(self, parent: Ino, *names: bytes) -> Iterator[None]:
+        """Keep names from being freed while the body renames them. Blocks while one is."""
+        keys = [(parent, name) for name in names]
         with self._changed:
-            self._changed.wait_for(lambda: self._freeing != key)
-            self._taken_away[key] += 1
+            self._changed.wait_for(lambda: self._freeing not in keys)
+            self._taken_away.update(keys)
         try:
             yield
         finally:
             with self._changed:
-                self._taken_away[key] -= 1
-                if not self._taken_away[key]:
-                    del self._taken_away[key]
+                for key in keys:
+                    self._taken_away[key] -= 1
+                    if not self._taken_away[key]:
+                        del self._taken_away[key]
 
     def free(self, parent: Any, ino: Ino, name: bytes) -> None:
         """Free a name in a directory that nobody else changes meanwhile. Blocks.

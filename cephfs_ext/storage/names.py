@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Iterable
 
 from cephfs_ext.core.errors import FSError, fs_error
 from cephfs_ext.core.types import NAME_MAX
@@ -19,6 +20,17 @@ def check_name(name: bytes) -> None:
         raise FSError(errno.EINVAL, repr(name))
     if len(name) > NAME_MAX:
         raise FSError(errno.ENAMETOOLONG)
+
+
+def pack_names(names: Iterable[bytes]) -> bytes:
+    """Put names into one piece, each ended by a zero byte.
+
+    Raises:
+        FSError: as `check_name`.
+    """
+    for name in names:
+        check_name(name)
+    return b"".join(name + b"\0" for name in names)
 
 
 _NODES = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)

@@ -25,14 +25,14 @@ from typing import TypeVar, cast
 
 import trio
 
-from cephfs_ext.core.errors import ExchangedError, ExitCode, FSError, NotFoundError, UserError
+from cephfs_ext.core.errors import ExitCode, FSError, NotFoundError, UserError
 from cephfs_ext.core.limits import (
     BACKGROUND_THREADS,
     DATA_THREADS,
     META_THREADS,
     REMOVAL_THREADS,
 )
-from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Node
+from cephfs_ext.core.ports import Created, DirHandle, Found, Handle, Listed, Load, Move, Node
 from cephfs_ext.core.types import (
     Attr,
     AttrChange,
@@ -261,8 +261,6 @@ class PosixStorage:
 
     async def unlink_many(self, parent: Node, names: Sequence[bytes]) -> Sequence[int]:
         """Really remove names that are no directories."""
-        for name in names:
-            check_name(name)
         fd = _node(parent).fd
         return await self._call(lambda: calls.unlink_many(fd, names), limiter=self._removal)
 
@@ -285,15 +283,33 @@ class PosixStorage:
         """Rename; nobody else is expected to use the directory."""
         check_name(name)
         check_name(new_name)
-        above, below = _node(parent).fd, _node(new_parent).fd
+        names = (_node(parent).fd, name, _node(new_parent).fd, new_name)
 
         def rename() -> bool:
-            if moved is not None and os.lstat(name, dir_fd=above).st_ino != moved:
-                raise ExchangedError()
-            calls.rename(above, name, below, new_name, flags)
-            return moved is None or calls.has_ino(below, new_name, moved)
+            if moved is not None:
+                return calls.move(*names, moved, flags)
+            calls.rename(*names, flags)
+            return True
 
         return await self._as(cred, rename)
+
+    async def move_many(
+        self, parent: Node, new_parent: Node, moves: Sequence[Move]
+    ) -> Sequence[bool | FSError]:
+        """Rename one after the other, as the gateway, to names that nothing has."""
+        for name, new_name, _ in moves:
+            check_name(name)
+            check_name(new_name)
+        above, below = _node(parent).fd, _node(new_parent).fd
+
+        def outcome(move: Move) -> bool | FSError:
+            try:
+                with calls.translated():
+                    return calls.move(above, move.name, below, move.new_name, move.ino)
+            except FSError as exc:
+                return exc
+
+        return await self._call(lambda: [outcome(move) for move in moves])
 
     # inodes
 

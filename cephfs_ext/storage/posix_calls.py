@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from c_ext._posix import ffi, lib
-from cephfs_ext.core.errors import FSError, check, fs_error
+from cephfs_ext.core.errors import ExchangedError, FSError, check, fs_error
 from cephfs_ext.core.types import GATEWAY, Attr, AttrChange, Credentials, DirEntry, Ino
+from cephfs_ext.storage.names import pack_names
 
 _log = logging.getLogger(__name__)
 
@@ -153,12 +154,17 @@ def rename(parent: int, name: bytes, new_parent: int, new_name: bytes, flags: in
     check(lib.cx_renameat2(parent, name, new_parent, new_name, flags))
 
 
-def has_ino(parent: int, name: bytes, ino: Ino) -> bool:
-    """Tell whether a name that was just given to an inode is still its; it may be gone again."""
+def move(
+    parent: int, name: bytes, new_parent: int, new_name: bytes, ino: Ino, flags: int = 0
+) -> bool:
+    """Rename the name of an inode, as `Storage.rename` does if it is told which."""
+    if os.lstat(name, dir_fd=parent).st_ino != ino:
+        raise ExchangedError()
+    rename(parent, name, new_parent, new_name, flags)
     try:
-        return os.lstat(name, dir_fd=parent).st_ino == ino
+        return os.lstat(new_name, dir_fd=new_parent).st_ino == ino
     except FileNotFoundError:
-        return True
+        return True  # it is gone again
 
 
 def link(fd: int, parent: int, name: bytes) -> None:
@@ -169,8 +175,7 @@ def link(fd: int, parent: int, name: bytes) -> None:
 def unlink_many(parent: int, names: Sequence[bytes]) -> list[int]:
     """Unlink names one after the other; return an errno, or 0, for each."""
     errors = ffi.new("int[]", len(names))
-    packed = b"".join(name + b"\0" for name in names)
-    lib.cx_unlink_many(parent, ffi.from_buffer(packed), len(names), errors)
+    lib.cx_unlink_many(parent, ffi.from_buffer(pack_names(names)), len(names), errors)
     return list(ffi.unpack(errors, len(names)))
 
 

@@ -36,12 +36,12 @@ from asyncdelete.pending import Pending, Pins
 from cephfs_ext.core.errors import FSError, NotEmptyError, NotFoundError
 from cephfs_ext.core.ports import Found, Grant, Lane, Listed, Meter, Removed, Storage
 from cephfs_ext.core.types import Attr, Ino
-from cephfs_ext.vfs.deletes import Deletes, Site, Verdict
+from cephfs_ext.vfs.deletes import Deletes, Goner, Site, Verdict
 from cephfs_ext.vfs.handles import DirStreams, OpenFiles
 from cephfs_ext.vfs.nodes import NodeId, NodeTable
 from cephfs_ext.vfs.seen import Seen
 from trashbin.files import names_in
-from trashbin.layout import TRASH_NAME
+from trashbin.layout import TRASH_NAME, Term
 from trashbin.put import Deleter
 
 _log = logging.getLogger(__name__)
@@ -358,16 +358,44 @@ class BulkDeletes:
             FSError: nothing has changed.
         """
         self._listed.changed(delete.directory, names=True)
-        found, name = delete.found, delete.name
-        verdict = delete.verdict or self._deletes.verdict_at(delete.site, name, found.attr)
         await self._deletes.carry_out(
             delete.directory,
-            name,
-            found,
+            delete.name,
+            delete.found,
             delete.who,
-            verdict or _KEPT_AFTER_ALL,
+            self._verdict(delete),
             delete.deleted_ns,
         )
+
+    async def carry_out_many(self, deletes: Sequence[_Delete]) -> Sequence[bool]:
+        """Carry deletes of one batch out, as far as that can be done with all of them at once.
+
+        Returns:
+            For each whether it has been.
+
+        Raises:
+            FSError: nothing has changed.
+        """
+        first, terms = deletes[0], [self._term(delete) for delete in deletes]
+        term = terms[0]
+        if term is None:
+            return [False] * len(deletes)
+        alike = [delete for delete, one in zip(deletes, terms, strict=True) if one == term]
+        goners = [Goner(one.name, one.found.attr, one.deleted_ns) for one in alike]
+        self._listed.changed(first.directory, names=True)
+        done = await self._deletes.carry_out_files(first.directory, goners, first.who, term)
+        carried = {one.name for one, is_done in zip(alike, done, strict=True) if is_done}
+        return [delete.name in carried for delete in deletes]
+
+    def _verdict(self, delete: _Delete) -> Verdict:
+        site, attr = delete.site, delete.found.attr
+        verdict = delete.verdict or self._deletes.verdict_at(site, delete.name, attr)
+        return verdict or _KEPT_AFTER_ALL
+
+    def _term(self, delete: _Delete) -> Term | None:
+        """Return how long something is kept; None if it is removed really."""
+        verdict = self._verdict(delete)
+        return None if verdict.bypass else verdict.term
 
     def undo(self, delete: _Delete) -> None:
         """Show a name again whose delete has failed; who deletes next is told at once."""
@@ -508,8 +536,15 @@ class _Delete:
     """When it was answered; later than any delete before it."""
     victim: NodeId | None = None
 
+    @property
+    def batch(self) -> tuple[NodeId, Deleter] | None:
+        return (self.directory, self.who) if self.victim is None else None
+
     async def carry_out(self) -> None:
         await self.deletes.carry_out(self)
+
+    async def carry_out_many(self, deletes: Sequence[_Delete]) -> Sequence[bool]:
+        return await self.deletes.carry_out_many(deletes)
 
     def undo(self) -> None:
         self.deletes.undo(self)

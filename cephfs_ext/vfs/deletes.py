@@ -96,6 +96,15 @@ class Site(NamedTuple):
     """Relative to the served root."""
 
 
+class Goner(NamedTuple):
+    """A name whose delete has been answered, and what it named."""
+
+    name: bytes
+    attr: Attr
+    deleted_ns: int
+    """When it was answered, by `Put.stamp`."""
+
+
 class Deletes:
     """Carries out unlink, rmdir and the replacing kind of rename."""
 
@@ -233,6 +242,37 @@ class Deletes:
             return
         if bypass is not None:
             self.bypassed(parent, name, attr, who, bypass, kind_of(attr))
+
+    async def carry_out_files(
+        self, parent: NodeId, goners: Sequence[Goner], who: Deleter, term: Term
+    ) -> Sequence[bool]:
+        """Do the same for many files of a directory that are kept for one term.
+
+        Returns:
+            For each whether that is done; the others have to be carried out one by one.
+
+        Raises:
+            FSError: nothing has changed.
+        """
+        done: Sequence[bool] = ()
+
+        async def step(domain: Domain, at: Place) -> None:
+            nonlocal done
+            above = at.path[: -len(at.name)]
+            places = [
+                dataclasses.replace(
+                    at,
+                    name=goner.name,
+                    path=above + goner.name,
+                    ino=goner.attr.ino,
+                    deleted_ns=goner.deleted_ns,
+                )
+                for goner in goners
+            ]
+            done = await self.put.files(domain, places, [goner.attr for goner in goners], who)
+
+        await self.in_domain(parent, goners[0].name, step, term)
+        return done
 
     async def _trash_file(
         self, parent: NodeId, name: bytes, victim: Found, who: Deleter, term: Term

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 import trio
 
-from c_ext._libcephfs import lib
-from cephfs_ext.core.errors import NotFoundError
-from cephfs_ext.core.ports import Node
+from c_ext._libcephfs import ffi, lib
+from cephfs_ext.core.errors import ExchangedError, FSError, NotFoundError
+from cephfs_ext.core.ports import Move, Node
 from cephfs_ext.core.types import GATEWAY, Ino
 from cephfs_ext.storage import ceph, ceph_stuck
 from cephfs_ext.storage.ceph import CephStorage
@@ -61,30 +62,60 @@ def test_a_rename_of_what_is_gone_leaves_no_name_stuck(cluster: CephCluster) -> 
     trio.run(run)
 
 
-def test_a_rename_tells_that_another_client_was_faster(
-    cluster: CephCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def _rename(storage: CephStorage, parent: Node, new_parent: Node, ino: Ino) -> bool:
+    return await storage.rename(parent, b"old", new_parent, NEW, GATEWAY, moved=ino)
+
+
+async def _move_many(storage: CephStorage, parent: Node, new_parent: Node, ino: Ino) -> bool:
+    """Do the same with others before and after it."""
+    for name in (b"first", b"last"):
+        storage.forget((await storage.mknod(parent, name, 0o100644, 0, GATEWAY)).node)
+    moves = []
+    for name, new_name in ((b"first", b"first-new"), (b"old", NEW), (b"last", b"last-new")):
+        found = await storage.lookup(parent, name) if name != b"old" else None
+        moves.append(Move(name, new_name, ino if found is None else found.node.ino))
+        if found is not None:
+            storage.forget(found.node)
+    first, old, last = await storage.move_many(parent, new_parent, moves)
+    assert first is last is True
+    if isinstance(old, FSError):
+        raise old
+    return old
+
+
+WAYS = pytest.mark.parametrize("rename", [_rename, _move_many])
+
+
+@WAYS
+def test_a_rename_tells_that_another_client_was_faster(cluster: CephCluster, rename: Any) -> None:
     """What it has moved is what that client has just put there."""
+
+    async def race(storage: CephStorage, other: CephStorage) -> bool:
+        theirs = await other.mknod(other.root, b"theirs", 0o100644, 0, GATEWAY)
+        mine = await storage.mknod(storage.root, b"old", 0o100644, 0, GATEWAY)
+        moved = None
+        async with trio.open_nursery() as nursery:
+            names = (other.root, b"theirs", other.root, b"old", GATEWAY)
+            nursery.start_soon(other.rename, *names)
+            with contextlib.suppress(ExchangedError):
+                moved = await rename(storage, storage.root, storage.root, mine.node.ino)
+        if moved is not None:
+            found = await other.lookup(other.root, NEW)
+            assert (found.node.ino == mine.node.ino) is moved
+            other.forget(found.node)
+        for one, node in ((other, theirs.node), (storage, mine.node)):
+            one.forget(node)
+        for name in (b"old", NEW, b"first-new", b"last-new"):
+            with contextlib.suppress(NotFoundError):
+                await other.unlink(other.root, name, GATEWAY)
+        return moved is False
 
     async def run() -> None:
         async with sessions(cluster, 2) as (storage, other):
-            for one, name in ((storage, b"old"), (other, b"theirs")):
-                one.forget((await one.mknod(one.root, name, 0o100644, 0, GATEWAY)).node)
-            look = storage._ino_at
-
-            def look_too_early(parent: Node, name: bytes) -> Ino:
-                monkeypatch.setattr(storage, "_ino_at", look)
-                ino = look(parent, name)
-                names = (other.root, b"theirs", other.root, b"old")
-                trio.from_thread.run(other.rename, *names, GATEWAY)
-                return ino
-
-            monkeypatch.setattr(storage, "_ino_at", look_too_early)
-            moved = look(storage.root, b"old")
-            assert not await storage.rename(
-                storage.root, b"old", storage.root, NEW, GATEWAY, moved=moved
-            )
-            assert await _look_soon(other, other.root, b"old") is None
+            for _ in range(2_000):
+                if await race(storage, other):
+                    return
+        raise AssertionError("no client was faster")
 
     trio.run(run)
 
@@ -96,14 +127,23 @@ class _Lookless:
         return getattr(lib, name)
 
     def cx_rename(self, *arguments: Any) -> int:
-        *names, _, how_far = arguments
+        *names, _, _, how_far = arguments
         how_far[0] = lib.CX_BEGUN
         return int(lib.ceph_ll_rename(*names))
 
+    def cx_move_many(self, mount: Any, *arguments: Any) -> None:
+        above, names, below, new_names, _, number, perms, errors, how_far, done = arguments
+        pairs = zip(*(bytes(ffi.buffer(one)).split(b"\0") for one in (names, new_names)), strict=True)
+        for index, (name, new_name) in enumerate(list(pairs)[:number]):
+            how_far[index] = lib.CX_BEGUN
+            errors[index] = -lib.ceph_ll_rename(mount, above, name, below, new_name, perms)
+            done[0] = index + 1
 
+
+@WAYS
 @pytest.mark.parametrize("where", ["root", "below"])
 def test_a_rename_that_loses_its_old_name_frees_the_new_one_at_once(
-    cluster: CephCluster, where: str, monkeypatch: pytest.MonkeyPatch
+    cluster: CephCluster, where: str, rename: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
         async with sessions(cluster, 2) as (storage, other):
@@ -113,7 +153,7 @@ def test_a_rename_that_loses_its_old_name_frees_the_new_one_at_once(
             await _remove_elsewhere(storage, other)
             monkeypatch.setattr(ceph, "lib", _Lookless())
             with pytest.raises(NotFoundError):
-                await storage.rename(storage.root, b"old", parent, NEW, GATEWAY)
+                await rename(storage, storage.root, parent, Ino(4711))
             assert await _look_soon(storage, parent, NEW) is None
             if where == "below":
                 storage.forget(parent)

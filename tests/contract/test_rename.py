@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cephfs_ext.core.errors import ExchangedError, NotFoundError
-from cephfs_ext.core.ports import Found
+from cephfs_ext.core.ports import Found, Move
 from cephfs_ext.core.types import GATEWAY, Ino
 from tests.contract.tree import Tree, fails
 
@@ -250,6 +250,51 @@ async def test_only_the_inode_that_is_meant_is_moved(tree: Tree) -> None:
     assert await tree.names() == [b"f", b"g"]
     assert await tree.storage.rename(*arguments, moved=meant.ino)
     assert await tree.names() == [b"g", b"h"]
+
+
+async def test_many_names_move_with_one_call_and_each_has_its_outcome(tree: Tree) -> None:
+    below = await tree.dir(b"d")
+    nodes = {name: await tree.file(name, name) for name in (b"a", b"b", b"c")}
+    moves = [Move(name, b"new-" + name, node.ino) for name, node in nodes.items()]
+    moves.insert(1, Move(b"missing", b"new-missing", Ino(4711)))
+    moves.insert(3, Move(b"c", b"new-other", nodes[b"b"].ino))
+    first, missing, second, other, third = await tree.storage.move_many(tree.top, below, moves)
+    assert first is second is third is True
+    assert isinstance(missing, NotFoundError)
+    assert isinstance(other, ExchangedError)
+    assert await tree.names() == [b"d"]
+    for name, node in nodes.items():
+        found = await tree.storage.lookup(below, b"new-" + name)
+        assert found.node.ino == node.ino
+        tree.storage.forget(found.node)
+
+
+async def test_many_moves_with_a_wrong_name_among_them_are_not_begun(tree: Tree) -> None:
+    below, node = await tree.dir(b"d"), await tree.file(b"f")
+    for name, new_name in ((b"a/b", b"x"), (b"x", b"a\0b"), (b"..", b"x")):
+        with fails(errno.EINVAL):
+            await tree.storage.move_many(
+                tree.top, below, [Move(b"f", b"g", node.ino), Move(name, new_name, Ino(1))]
+            )
+    assert await tree.names() == [b"d", b"f"]
+
+
+async def test_several_batches_of_moves_at_once(tree: Tree) -> None:
+    """Each name moves once, whoever is first."""
+    below = await tree.dir(b"d")
+    nodes = {b"f%d" % number: await tree.file(b"f%d" % number) for number in range(40)}
+    moved: list[bytes] = []
+
+    async def move(which: int) -> None:
+        moves = [Move(name, b"%d-%s" % (which, name), node.ino) for name, node in nodes.items()]
+        outcomes = await tree.storage.move_many(tree.top, below, moves)
+        moved.extend(move.name for move, one in zip(moves, outcomes, strict=True) if one is True)
+
+    async with trio.open_nursery() as nursery:
+        for which in range(3):
+            nursery.start_soon(move, which)
+    assert sorted(moved) == sorted(nodes)
+    assert await tree.names() == [b"d"]
 
 
 async def test_nothing_was_expected_and_nothing_is_there(tree: Tree) -> None:

@@ -81,6 +81,34 @@ def test_tree_is_gone_at_once_and_can_be_restored_at_once(
         assert unmounted.json("trash", "ls", str(unmounted.path))["items"] == []
 
 
+def test_what_goes_together_is_whole_whatever_it_is(eager: Gateway) -> None:
+    """[pending-6]: long names, links, empty files and directories among many others."""
+    top = eager.path / "top"
+    _fill(top)
+    for number in range(40):
+        (top / f"{number}{'x' * 240}").write_text(str(number))
+        (top / f"link{number}").symlink_to(f"{number}")
+        (top / f"empty{number}").touch()
+        (top / f"dir{number}").mkdir()
+        os.link(top / f"f{number}", top / f"other{number}")
+
+    def shape() -> dict[str, tuple[int, int, str]]:
+        found = {path.name: (path, path.lstat()) for path in top.iterdir()}
+        return {
+            name: (stats.st_mode, stats.st_nlink, os.readlink(path) if path.is_symlink() else "")
+            for name, (path, stats) in found.items()
+        }
+
+    before = shape()
+    _rm(top)
+    assert os.listdir(eager.path) == []
+    eager.run("trash", "restore", str(top), check=True)
+    assert shape() == before
+    for number in range(40):
+        assert (top / f"{number}{'x' * 240}").read_text() == str(number)
+        assert (top / f"f{number}").samefile(top / f"other{number}")
+
+
 def test_only_many_deletes_of_one_process_are_answered_early(unmounted: Gateway) -> None:
     """[pending-1]."""
     with unmounted.mounted("-o", "asyncdelete.pending=true"):

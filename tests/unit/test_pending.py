@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ class Ground:
         self.fails: dict[bytes, FSError | Exception] = {}
         self.holds: dict[bytes, trio.Event] = {}
         self.most = self.now = 0
+        self.together = False
+        self.batches: list[list[bytes]] = []
 
     def pin(self, directory: int) -> tuple[int, ...]:
         self.pinned += _CHAINS[directory]
@@ -49,6 +52,20 @@ class Step:
     directory: int
     name: bytes
     victim: int | None = None
+
+    @property
+    def batch(self) -> int | None:
+        return self.directory if self.ground.together and self.victim is None else None
+
+    async def carry_out_many(self, deletes: Sequence[Step]) -> Sequence[bool]:
+        ground, names = self.ground, [delete.name for delete in deletes]
+        ground.batches.append(names)
+        await trio.sleep(0.1)
+        if self.name in ground.fails:
+            raise ground.fails[self.name]
+        done = [name not in ground.fails for name in names]
+        ground.done += itertools.compress(names, done)
+        return done
 
     async def carry_out(self) -> None:
         ground = self.ground
@@ -208,6 +225,45 @@ def test_many_are_in_flight_but_not_more_than_may_be() -> None:
     ground, _ = play(script, in_flight=7)
     assert ground.most == 7
     assert len(ground.done) == 100
+
+
+def test_those_that_are_alike_go_together() -> None:
+    """Also if two processes delete in turns; but not more than so many, and no directories."""
+
+    async def script(pending: Pending, ground: Ground) -> None:
+        ground.together = True
+        for number in range(40):
+            pending.add(Step(ground, _DIR, b"%d" % number))
+            pending.add(Step(ground, _BELOW, b"%d" % number))
+        pending.add(Step(ground, _DIR, b"below", _BELOW))
+        await trio.sleep(60)
+        names = [b"%d" % number for number in range(40)]
+        assert sorted(ground.done) == sorted([*names, *names, b"below"])
+        assert sorted(ground.released) == sorted(ground.done)
+        assert max(map(len, ground.batches)) == 32
+        assert sum(map(len, ground.batches)) == 80
+
+    play(script)
+
+
+@pytest.mark.parametrize("which", [b"0", b"7"])
+@pytest.mark.parametrize("error", [FSError(errno.EIO), RuntimeError("a bug")])
+def test_what_fails_together_is_tried_one_by_one(which: bytes, error: Exception) -> None:
+    """[pending-4]: the others of the batch are gone, and no name is carried out twice."""
+
+    async def script(pending: Pending, ground: Ground) -> None:
+        ground.together, ground.fails = True, {which: error}
+        names = [b"%d" % number for number in range(10)]
+        for name in names:
+            pending.add(Step(ground, _DIR, name))
+        told = await pending.settle()
+        assert told is not None
+        assert ground.batches == [names]
+        assert ground.undone == [which]
+        assert sorted([*ground.done, which]) == names
+        assert sorted(ground.released) == names
+
+    play(script)
 
 
 def test_who_deletes_more_than_may_be_pending_waits() -> None:
