@@ -11,7 +11,7 @@ from cffi import FFI
 _SOURCES = (
     "nodes", "names", "files", "allowed", "looked", "removals", "credentials",
     "lane", "answer", "listing", "plain", "data", "change", "unlink",
-    "locked", "wishes", "unsure", "locking", "ranges", "lists",
+    "locked", "wishes", "unsure", "locking", "ranges", "lists", "privileges",
 )  # fmt: skip
 
 ffibuilder = FFI()

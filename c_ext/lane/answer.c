@@ -332,7 +332,7 @@ void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out)
 {
     if (out->flags & FUSE_DO_READDIRPLUS && lane->offered & FUSE_READDIRPLUS_AUTO)
         out->flags |= FUSE_READDIRPLUS_AUTO;
-    out->flags |= lane->offered & FUSE_POSIX_LOCKS;
+    out->flags |= lane->offered & (FUSE_POSIX_LOCKS | FUSE_HANDLE_KILLPRIV_V2);
     out->max_background = BACKGROUND;
     out->congestion_threshold = BACKGROUND * 3 / 4;
 }
@@ -387,6 +387,10 @@ enum outcome cx_answer(struct request *request)
     uint32_t opcode = request->in->opcode;
     answer_fn answer = opcode < CX_OPCODES ? ALWAYS[opcode] : NULL;
 
+    if (cx_take_privileges(request) < 0) {
+        cx_reply(request, -EIO, NULL, 0);
+        return ANSWERED;
+    }
     if (answer == NULL && opcode < CX_OPCODES && !request->lane->is_paused)
         answer = ANSWERS[opcode];
     return answer == NULL ? PASSED : answer(request);

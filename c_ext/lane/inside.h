@@ -215,6 +215,11 @@ enum outcome cx_answer_interrupt(struct request *request);
 enum outcome cx_answer_fallocate(struct request *request);
 enum outcome cx_answer_copy(struct request *request);
 
+/* privileges.c */
+
+/* Takes the privileges of what a request changes, if it is to lose them: 0 or -errno. */
+int cx_take_privileges(struct request *request);
+
 /* lists.c */
 
 enum outcome cx_answer_statfs(struct request *request);

@@ -133,7 +133,9 @@ class _Lookless:
 
     def cx_move_many(self, mount: Any, *arguments: Any) -> None:
         above, names, below, new_names, _, number, perms, errors, how_far, done = arguments
-        pairs = zip(*(bytes(ffi.buffer(one)).split(b"\0") for one in (names, new_names)), strict=True)
+        pairs = zip(
+            *(bytes(ffi.buffer(one)).split(b"\0") for one in (names, new_names)), strict=True
+        )
         for index, (name, new_name) in enumerate(list(pairs)[:number]):
             how_far[index] = lib.CX_BEGUN
             errors[index] = -lib.ceph_ll_rename(mount, above, name, below, new_name, perms)

@@ -516,6 +516,28 @@ static bool is_making(uint32_t opcode)
            opcode == FUSE_CREATE;
 }
 
+/* Tells whether a request takes privileges first, without which nothing of it may be done. */
+static bool takes_privileges(const struct sent *sent)
+{
+    const struct fuse_in_header *in = header_of(sent);
+    const void *argument = argument_of(sent);
+    size_t size = argument_size(sent);
+
+    switch (in->opcode) {
+    case FUSE_WRITE:
+        return size >= sizeof(struct fuse_write_in) &&
+               ((const struct fuse_write_in *)argument)->write_flags & FUSE_WRITE_KILL_SUIDGID;
+    case FUSE_SETATTR:
+        return size >= sizeof(struct fuse_setattr_in) &&
+               ((const struct fuse_setattr_in *)argument)->valid & FATTR_KILL_SUIDGID;
+    case FUSE_FALLOCATE:
+    case FUSE_COPY_FILE_RANGE:
+        return in->uid != 0;
+    default:
+        return false;
+    }
+}
+
 /* Takes an answer that isn't Python's. */
 static void take_native(const struct sent *sent, const struct fuse_out_header *out,
                         const char *data, size_t size)
@@ -523,6 +545,8 @@ static void take_native(const struct sent *sent, const struct fuse_out_header *o
     uint32_t opcode = header_of(sent)->opcode;
     size_t least, most;
 
+    if (out->error == -EIO && size == 0 && takes_privileges(sent))
+        return;
     if (!is_whole(sent))
         fail("opcode %u isn't whole, and wasn't passed on", opcode);
     if (out->error != 0) {

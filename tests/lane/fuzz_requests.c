@@ -130,7 +130,9 @@ static void make_read(void)
 static void make_write(void)
 {
     struct opened *opened = once_in(2) ? NULL : draw_opened(true, false);
-    struct fuse_write_in argument = {.fh = 1 + draw(FILES + 1), .offset = draw_number()};
+    struct fuse_write_in argument = {.fh = 1 + draw(FILES + 1),
+                                     .offset = draw_number(),
+                                     .write_flags = once_in(2) ? FUSE_WRITE_KILL_SUIDGID : 0};
     size_t size = once_in(64) ? draw(DATA_MAX) : draw(4096);
 
     if (opened != NULL)

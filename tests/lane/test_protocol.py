@@ -20,7 +20,7 @@ _FUZZ = ("fuzz_kernel.c", "fuzz_python.c", "fuzz_requests.c", "stub_cephfs.c")
 _LANE = (
     "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "plain.c", "data.c",
     "change.c", "unlink.c", "credentials.c", "allowed.c", "looked.c", "removals.c",
-    "locked.c", "wishes.c", "unsure.c", "locking.c", "ranges.c", "lists.c",
+    "locked.c", "wishes.c", "unsure.c", "locking.c", "ranges.c", "lists.c", "privileges.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 4000
