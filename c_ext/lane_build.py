@@ -11,7 +11,7 @@ from cffi import FFI
 _SOURCES = (
     "nodes", "names", "files", "allowed", "looked", "removals", "credentials",
     "lane", "answer", "listing", "plain", "data", "change", "unlink",
-    "locked", "wishes", "unsure", "locking", "ranges", "lists", "privileges",
+    "locked", "wishes", "unsure", "locking", "ranges", "lists", "privileges", "store_ceph",
 )  # fmt: skip
 
 ffibuilder = FFI()
@@ -29,9 +29,30 @@ ffibuilder.cdef(
     struct cx_allowed;
     struct cx_looked;
     struct cx_removals;
-    struct ceph_statx { ...; };
     struct cx_lane;
-    struct Fh;
+    struct cx_fh;
+    struct cx_inode;
+
+    struct timespec { long tv_sec; long tv_nsec; };
+    struct cx_attr {
+        uint64_t ino;
+        uint64_t size;
+        uint64_t blocks;
+        uint64_t rdev;
+        struct timespec atime;
+        struct timespec mtime;
+        struct timespec ctime;
+        uint32_t mode;
+        uint32_t nlink;
+        uint32_t uid;
+        uint32_t gid;
+        uint32_t blksize;
+        bool is_live;
+    };
+
+    struct ceph_mount_info;
+    struct UserPerm;
+    struct cx_store { struct ceph_mount_info *mount; const struct UserPerm *perms; };
 
     struct cx_known {
         uint64_t id;
@@ -47,11 +68,11 @@ ffibuilder.cdef(
         char name[255];
     };
     struct cx_name { uint64_t parent; const char *name; size_t length; };
-    struct cx_file { struct Fh *raw; bool appends; };
+    struct cx_file { struct cx_fh *raw; bool appends; };
     struct cx_opened {
         uint64_t id;
         struct cx_inode *inode;
-        struct Fh *raw;
+        struct cx_fh *raw;
         uint32_t flags;
         bool is_current;
     };
@@ -103,7 +124,7 @@ ffibuilder.cdef(
     void cx_allowed_add(struct cx_allowed *allowed, uint64_t directory, double seconds);
     void cx_allowed_clear(struct cx_allowed *allowed);
 
-    bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct ceph_statx *stx);
+    bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct cx_attr *attr);
 
     void cx_removals_wake(struct cx_removals *removals, int eventfd);
     bool cx_removals_exempt(struct cx_removals *removals, const char *patterns, size_t size);
@@ -112,7 +133,7 @@ ffibuilder.cdef(
     void cx_removals_revoke(struct cx_removals *removals, uint64_t directory);
     void cx_removals_revoke_all(struct cx_removals *removals);
     size_t cx_removals_take(struct cx_removals *removals, struct cx_removed *removed,
-                            struct ceph_statx *stx, size_t count);
+                            struct cx_attr *attr, size_t count);
     bool cx_removals_inside(struct cx_removals *removals, uint64_t directory,
                             uint64_t answered_ns, uint32_t directories);
 
@@ -121,7 +142,7 @@ ffibuilder.cdef(
     bool cx_files_look(struct cx_files *files, uint64_t number, struct cx_opened *opened);
     bool cx_files_is_idle(struct cx_files *files, uint64_t number);
 
-    struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings);
+    struct cx_lane *cx_lane_new(struct cx_store *store, struct cx_settings settings);
     int cx_lane_start(struct cx_lane *lane, int device, int pair, int ended);
     void cx_lane_stop(struct cx_lane *lane);
     void cx_lane_free(struct cx_lane *lane);
@@ -152,8 +173,9 @@ ffibuilder.cdef(
 ffibuilder.set_source(
     "c_ext._lane",
     """
-    #include <cephfs/libcephfs.h>
     #include "lane.h"
+    #include "store.h"
+    #include "store_ceph.h"
     """,
     sources=[f"c_ext/lane/{name}.c" for name in _SOURCES],
     include_dirs=["c_ext/lane"],

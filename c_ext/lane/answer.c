@@ -12,18 +12,10 @@
 /* How much the kernel reads ahead and writes behind at the same time, in requests. */
 #define BACKGROUND 256
 
-/* What ceph_statx says of the device of a living inode. */
-#define LIVE_DEVICE UINT64_C(0xfffffffffffffffe)
-
 #define TARGET_MAX 4096u
 #define XATTR_MAX 65536u
 
 /* attributes */
-
-bool cx_is_live(const struct ceph_statx *stx)
-{
-    return stx->stx_dev == 0 || stx->stx_dev == LIVE_DEVICE;
-}
 
 static void set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanoseconds)
 {
@@ -32,28 +24,28 @@ static void set_timeout(double timeout_s, uint64_t *seconds, uint32_t *nanosecon
 }
 
 /* Fills in attributes as users see them. */
-static void fill_attr(const struct cx_lane *lane, struct fuse_attr *attr, uint64_t id,
-                      const struct ceph_statx *found)
+static void fill_attr(const struct cx_lane *lane, struct fuse_attr *out, uint64_t id,
+                      const struct cx_attr *found)
 {
-    struct ceph_statx seen = *found, *stx = &seen;
+    struct cx_attr seen = *found, *attr = &seen;
 
-    cx_removals_show(lane->removals, stx);
-    *attr = (struct fuse_attr){
+    cx_removals_show(lane->removals, attr);
+    *out = (struct fuse_attr){
         .ino = id,
-        .size = stx->stx_size,
-        .blocks = stx->stx_blocks,
-        .atime = (uint64_t)stx->stx_atime.tv_sec,
-        .mtime = (uint64_t)stx->stx_mtime.tv_sec,
-        .ctime = (uint64_t)stx->stx_ctime.tv_sec,
-        .atimensec = (uint32_t)stx->stx_atime.tv_nsec,
-        .mtimensec = (uint32_t)stx->stx_mtime.tv_nsec,
-        .ctimensec = (uint32_t)stx->stx_ctime.tv_nsec,
-        .mode = stx->stx_mode,
-        .nlink = stx->stx_nlink,
-        .uid = stx->stx_uid,
-        .gid = stx->stx_gid,
-        .rdev = (uint32_t)stx->stx_rdev,
-        .blksize = stx->stx_blksize,
+        .size = attr->size,
+        .blocks = attr->blocks,
+        .atime = (uint64_t)attr->atime.tv_sec,
+        .mtime = (uint64_t)attr->mtime.tv_sec,
+        .ctime = (uint64_t)attr->ctime.tv_sec,
+        .atimensec = (uint32_t)attr->atime.tv_nsec,
+        .mtimensec = (uint32_t)attr->mtime.tv_nsec,
+        .ctimensec = (uint32_t)attr->ctime.tv_nsec,
+        .mode = attr->mode,
+        .nlink = attr->nlink,
+        .uid = attr->uid,
+        .gid = attr->gid,
+        .rdev = (uint32_t)attr->rdev,
+        .blksize = attr->blksize,
     };
 }
 
@@ -67,7 +59,7 @@ static bool is_unsure(const struct cx_lane *lane, uint64_t id)
 }
 
 void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
-                   const struct ceph_statx *stx)
+                   const struct cx_attr *attr)
 {
     memset(entry, 0, sizeof(*entry));
     entry->nodeid = id;
@@ -76,7 +68,7 @@ void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uin
                     &entry->entry_valid_nsec);
         set_timeout(lane->settings.attr_timeout_s, &entry->attr_valid, &entry->attr_valid_nsec);
     }
-    fill_attr(lane, &entry->attr, id, stx);
+    fill_attr(lane, &entry->attr, id, attr);
 }
 
 /* requests */
@@ -101,7 +93,7 @@ const char *cx_name_in(const struct request *request, size_t offset)
     return name;
 }
 
-/* Tells whether an error is one that libcephfs has every day, so that it is the answer. */
+/* Tells whether an error is one that storages have every day, so that it is the answer. */
 static bool is_usual(int rc)
 {
     return rc == -ENOENT || rc == -ENODATA || rc == -ERANGE || rc == -EOPNOTSUPP;
@@ -188,25 +180,24 @@ void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name)
 }
 
 int cx_look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
-               const char *name, struct Inode **found, struct ceph_statx *stx)
+               const char *name, struct cx_ref **found, struct cx_attr *attr)
 {
     struct cx_lane *lane = request->lane;
     int rc;
 
     cx_note_lookup(request->thread, directory, name);
-    rc = ceph_ll_lookup(lane->mount, cx_inode_raw(parent), name, found, stx,
-                        CEPH_STATX_BASIC_STATS, 0, lane->perms);
+    rc = cx_store_lookup(lane->store, cx_inode_raw(parent), name, found, attr);
     cx_note_lookup(request->thread, 0, NULL);
     return rc;
 }
 
-enum outcome cx_answer_entry(const struct request *request, const struct ceph_statx *stx)
+enum outcome cx_answer_entry(const struct request *request, const struct cx_attr *attr)
 {
     struct fuse_entry_out entry;
 
-    cx_fill_entry(request->lane, &entry, stx->stx_ino, stx);
+    cx_fill_entry(request->lane, &entry, attr->ino, attr);
     if (cx_reply(request, 0, &entry, sizeof(entry)) != 0)
-        cx_forget(request->lane, stx->stx_ino, 1);
+        cx_forget(request->lane, attr->ino, 1);
     return ANSWERED;
 }
 
@@ -215,10 +206,10 @@ static enum outcome answer_lookup(struct request *request)
     struct cx_lane *lane = request->lane;
     const char *name = cx_name_in(request, 0);
     struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
-    struct ceph_statx stx;
+    struct cx_attr attr;
     struct cx_known known;
     struct cx_inode *parent;
-    struct Inode *found;
+    struct cx_ref *found;
     int rc = -ENOENT;
 
     if (!cx_is_usual_name(name))
@@ -227,16 +218,16 @@ static enum outcome answer_lookup(struct request *request)
     if (parent == NULL)
         return PASSED;
     if (!cx_names_has(lane->hidden, at))
-        rc = cx_look_up(request, parent, known.ino, name, &found, &stx);
+        rc = cx_look_up(request, parent, known.ino, name, &found, &attr);
     cx_inode_release(lane->nodes, parent);
     if (rc < 0)
         return answer_error(request, rc);
-    if (!cx_is_live(&stx) || cx_nodes_learn(lane->nodes, stx.stx_ino, found, at,
-                                            S_ISDIR(stx.stx_mode), stx.stx_nlink) != CX_LEARNED) {
-        ceph_ll_put(lane->mount, found);
+    if (!attr.is_live || cx_nodes_learn(lane->nodes, attr.ino, found, at, S_ISDIR(attr.mode),
+                                        attr.nlink) != CX_LEARNED) {
+        cx_store_put(lane->store, found);
         return PASSED;
     }
-    return cx_answer_entry(request, &stx);
+    return cx_answer_entry(request, &attr);
 }
 
 static enum outcome answer_readlink(struct request *request)
@@ -248,8 +239,7 @@ static enum outcome answer_readlink(struct request *request)
 
     if (inode == NULL)
         return PASSED;
-    rc = ceph_ll_readlink(lane->mount, cx_inode_raw(inode), OUT_DATA(request), TARGET_MAX,
-                          lane->perms);
+    rc = cx_store_readlink(lane->store, cx_inode_raw(inode), OUT_DATA(request), TARGET_MAX);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
         return answer_error(request, rc);
@@ -263,16 +253,15 @@ enum outcome cx_answer_attributes(const struct request *request, struct cx_inode
 {
     struct cx_lane *lane = request->lane;
     struct fuse_attr_out out = {0};
-    struct ceph_statx stx;
-    int rc = ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_STATX_BASIC_STATS, 0,
-                             lane->perms);
+    struct cx_attr attr;
+    int rc = cx_store_getattr(lane->store, cx_inode_raw(inode), &attr);
 
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
         return PASSED;
     if (!is_unsure(lane, request->in->nodeid))
         set_timeout(lane->settings.attr_timeout_s, &out.attr_valid, &out.attr_valid_nsec);
-    fill_attr(lane, &out.attr, request->in->nodeid, &stx);
+    fill_attr(lane, &out.attr, request->in->nodeid, &attr);
     cx_reply(request, 0, &out, sizeof(out));
     return ANSWERED;
 }
@@ -300,8 +289,8 @@ static enum outcome answer_getxattr(struct request *request)
     inode = cx_use(request, &known);
     if (inode == NULL)
         return PASSED;
-    rc = ceph_ll_getxattr(lane->mount, cx_inode_raw(inode), name, OUT_DATA(request),
-                          argument->size, lane->perms);
+    rc = cx_store_getxattr(lane->store, cx_inode_raw(inode), name, OUT_DATA(request),
+                           argument->size);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0)
         return answer_error(request, rc);
@@ -332,7 +321,9 @@ void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out)
 {
     if (out->flags & FUSE_DO_READDIRPLUS && lane->offered & FUSE_READDIRPLUS_AUTO)
         out->flags |= FUSE_READDIRPLUS_AUTO;
-    out->flags |= lane->offered & (FUSE_POSIX_LOCKS | FUSE_HANDLE_KILLPRIV_V2);
+    out->flags |= lane->offered & FUSE_HANDLE_KILLPRIV_V2;
+    if (cx_store_has_locks(lane->store))
+        out->flags |= lane->offered & FUSE_POSIX_LOCKS;
     out->max_background = BACKGROUND;
     out->congestion_threshold = BACKGROUND * 3 / 4;
 }

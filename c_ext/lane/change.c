@@ -4,13 +4,10 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "inside.h"
-#include "rename.h"
 
 #define TARGET_LONGEST 4095u
-#define DEFAULT_ACL "system.posix_acl_default"
 
 /* What a change of attributes may have in it to be made here; of a size, content may be kept. */
 #define CHANGES (FATTR_MODE | FATTR_UID | FATTR_GID | TIMES)
@@ -22,10 +19,10 @@ struct making {
     const char *name;
     struct cx_known directory;
     struct cx_inode *inode; /* the directory's */
-    const UserPerm *perms;
+    const struct cx_rights *rights;
 };
 
-const UserPerm *cx_perms_of(const struct request *request)
+const struct cx_rights *cx_rights_of(const struct request *request)
 {
     return cx_credentials_of(request->thread->credentials, request->in->uid, request->in->gid,
                              request->in->pid);
@@ -51,8 +48,8 @@ static bool begin_making(struct request *request, size_t offset, struct making *
     making->name = cx_name_in(request, offset);
     if (lane->passes_changes != 0 || !cx_is_usual_name(making->name))
         return false;
-    making->perms = cx_perms_of(request);
-    if (making->perms == NULL)
+    making->rights = cx_rights_of(request);
+    if (making->rights == NULL)
         return false;
     making->inode = cx_use(request, &making->directory);
     if (making->inode == NULL)
@@ -74,36 +71,22 @@ static void end_making(struct request *request, struct making *making)
     cx_inode_release(request->lane->nodes, making->inode);
 }
 
-/* Applies a umask, which plays no part where the directory has a default list: libcephfs could do
-   it, but knows one umask for a whole session. */
-static mode_t masked(const struct cx_lane *lane, const struct making *making, uint32_t mode,
-                     uint32_t umask)
-{
-    mode &= 07777;
-    if ((mode & umask) == 0)
-        return mode;
-    if (ceph_ll_getxattr(lane->mount, cx_inode_raw(making->inode), DEFAULT_ACL, NULL, 0,
-                         lane->perms) > 0)
-        return mode;
-    return mode & ~umask;
-}
-
 /* Counts the lookup of what was made; false without memory. Takes `made` over. */
-static bool learn(struct cx_lane *lane, const struct making *making, struct Inode *made,
-                  const struct ceph_statx *stx)
+static bool learn(struct cx_lane *lane, const struct making *making, struct cx_ref *made,
+                  const struct cx_attr *attr)
 {
-    if (cx_nodes_learn(lane->nodes, stx->stx_ino, made, place_of(making),
-                       S_ISDIR(stx->stx_mode), stx->stx_nlink) == CX_LEARNED)
+    if (cx_nodes_learn(lane->nodes, attr->ino, made, place_of(making),
+                       S_ISDIR(attr->mode), attr->nlink) == CX_LEARNED)
         return true;
-    ceph_ll_put(lane->mount, made);
+    cx_store_put(lane->store, made);
     return false;
 }
 
 /* Answers what has made a name, or hasn't: then Python tries, and finds what to say of it. */
 static enum outcome answer_made(struct request *request, struct making *making, int rc,
-                                struct Inode *made, const struct ceph_statx *stx)
+                                struct cx_ref *made, const struct cx_attr *attr)
 {
-    bool is_learned = rc == 0 && learn(request->lane, making, made, stx);
+    bool is_learned = rc == 0 && learn(request->lane, making, made, attr);
 
     end_making(request, making);
     if (rc < 0)
@@ -112,24 +95,24 @@ static enum outcome answer_made(struct request *request, struct making *making, 
         cx_reply(request, -ENOMEM, NULL, 0);
         return ANSWERED;
     }
-    return cx_answer_entry(request, stx);
+    return cx_answer_entry(request, attr);
 }
 
 enum outcome cx_answer_mkdir(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_mkdir_in *argument = request->argument;
-    struct Inode *made = NULL;
+    struct cx_ref *made = NULL;
     struct making making;
-    struct ceph_statx stx;
+    struct cx_attr attr;
     int rc;
 
     if (!begin_making(request, sizeof(*argument), &making))
         return PASSED;
-    rc = ceph_ll_mkdir(lane->mount, cx_inode_raw(making.inode), making.name,
-                       masked(lane, &making, argument->mode, argument->umask), &made, &stx,
-                       CEPH_STATX_BASIC_STATS, 0, making.perms);
-    return answer_made(request, &making, rc, made, &stx);
+    rc = cx_store_mkdir(lane->store, cx_inode_raw(making.inode), making.name,
+                        (struct cx_made_as){argument->mode, argument->umask}, making.rights, &made,
+                        &attr);
+    return answer_made(request, &making, rc, made, &attr);
 }
 
 /* Makes a regular file, a FIFO or a socket; devices are root's to make, and Python's. */
@@ -137,9 +120,9 @@ enum outcome cx_answer_mknod(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_mknod_in *argument = request->argument;
-    struct Inode *made = NULL;
+    struct cx_ref *made = NULL;
     struct making making;
-    struct ceph_statx stx;
+    struct cx_attr attr;
     mode_t type;
     int rc;
 
@@ -150,19 +133,19 @@ enum outcome cx_answer_mknod(struct request *request)
         return PASSED;
     if (!begin_making(request, sizeof(*argument), &making))
         return PASSED;
-    rc = ceph_ll_mknod(lane->mount, cx_inode_raw(making.inode), making.name,
-                       type | masked(lane, &making, argument->mode, argument->umask), 0, &made,
-                       &stx, CEPH_STATX_BASIC_STATS, 0, making.perms);
-    return answer_made(request, &making, rc, made, &stx);
+    rc = cx_store_mknod(lane->store, cx_inode_raw(making.inode), making.name,
+                        (struct cx_made_as){argument->mode, argument->umask}, making.rights, &made,
+                        &attr);
+    return answer_made(request, &making, rc, made, &attr);
 }
 
 enum outcome cx_answer_symlink(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const char *name = cx_name_in(request, 0), *target = NULL;
-    struct Inode *made = NULL;
+    struct cx_ref *made = NULL;
     struct making making;
-    struct ceph_statx stx;
+    struct cx_attr attr;
     int rc;
 
     if (name != NULL)
@@ -171,16 +154,16 @@ enum outcome cx_answer_symlink(struct request *request)
         return PASSED;
     if (!begin_making(request, 0, &making))
         return PASSED;
-    rc = ceph_ll_symlink(lane->mount, cx_inode_raw(making.inode), making.name, target, &made,
-                         &stx, CEPH_STATX_BASIC_STATS, 0, making.perms);
-    return answer_made(request, &making, rc, made, &stx);
+    rc = cx_store_symlink(lane->store, cx_inode_raw(making.inode), making.name, target,
+                          making.rights, &made, &attr);
+    return answer_made(request, &making, rc, made, &attr);
 }
 
 /* A file that was made and is open. */
 struct created {
     struct cx_opened opened;
-    struct Inode *inode;
-    struct ceph_statx stx;
+    struct cx_ref *inode;
+    struct cx_attr attr;
     uint64_t generation; /* of before */
 };
 
@@ -193,10 +176,9 @@ static int create(struct request *request, const struct making *making, struct c
 
     created->opened.flags = (uint32_t)flags;
     created->generation = cx_files_generation(lane->files);
-    return ceph_ll_create(lane->mount, cx_inode_raw(making->inode), making->name,
-                          masked(lane, making, argument->mode, argument->umask),
-                          flags | O_CREAT | O_EXCL, &created->inode, &created->opened.raw,
-                          &created->stx, CEPH_STATX_BASIC_STATS, 0, making->perms);
+    return cx_store_create(lane->store, cx_inode_raw(making->inode), making->name,
+                           (struct cx_made_as){argument->mode, argument->umask}, flags,
+                           making->rights, &created->inode, &created->opened.raw, &created->attr);
 }
 
 /* Notes what was made and is open; returns its number, 0 without memory: then it is closed. */
@@ -205,15 +187,15 @@ static uint64_t note_created(struct request *request, const struct making *makin
 {
     struct cx_lane *lane = request->lane;
     struct cx_opened *opened = &created->opened;
-    bool is_learned = learn(lane, making, created->inode, &created->stx);
+    bool is_learned = learn(lane, making, created->inode, &created->attr);
     uint64_t fh = 0;
 
-    opened->id = created->stx.stx_ino;
+    opened->id = created->attr.ino;
     opened->inode = is_learned ? cx_nodes_open(lane->nodes, opened->id) : NULL;
     if (opened->inode != NULL)
         fh = cx_note_opened(lane, *opened, created->generation);
     else
-        ceph_ll_close(lane->mount, opened->raw);
+        cx_store_close(lane->store, opened->raw);
     if (fh == 0 && is_learned)
         cx_forget(request->lane, opened->id, 1);
     return fh;
@@ -243,11 +225,11 @@ enum outcome cx_answer_create(struct request *request)
         cx_reply(request, -ENOMEM, NULL, 0);
         return ANSWERED;
     }
-    cx_fill_entry(lane, &out.entry, created.opened.id, &created.stx);
+    cx_fill_entry(lane, &out.entry, created.opened.id, &created.attr);
     if (cx_reply(request, 0, &out, sizeof(out)) != 0) {
         if (cx_files_close(lane->files, out.open.fh, &created.opened)) /* nobody will */
             cx_close_file(lane, created.opened);
-        cx_forget(request->lane, created.stx.stx_ino, 1);
+        cx_forget(request->lane, created.attr.ino, 1);
     }
     return ANSWERED;
 }
@@ -256,14 +238,13 @@ enum outcome cx_answer_create(struct request *request)
 
 static bool is_file(const struct cx_lane *lane, const struct making *making, const char *name)
 {
-    struct ceph_statx stx;
-    struct Inode *found;
+    struct cx_attr attr;
+    struct cx_ref *found;
 
-    if (ceph_ll_lookup(lane->mount, cx_inode_raw(making->inode), name, &found, &stx,
-                       CEPH_STATX_BASIC_STATS, 0, lane->perms) < 0)
+    if (cx_store_lookup(lane->store, cx_inode_raw(making->inode), name, &found, &attr) < 0)
         return false;
-    ceph_ll_put(lane->mount, found);
-    return cx_is_live(&stx) && !S_ISDIR(stx.stx_mode);
+    cx_store_put(lane->store, found);
+    return attr.is_live && !S_ISDIR(attr.mode);
 }
 
 /* Gives a file the name that is about to be made, if nothing has it: 0 or -errno. Nobody frees a
@@ -271,16 +252,14 @@ static bool is_file(const struct cx_lane *lane, const struct making *making, con
 static int rename_file(const struct cx_lane *lane, const struct making *making, const char *name)
 {
     struct cx_name lock = {making->directory.ino, name, strlen(name)};
-    struct Inode *directory = cx_inode_raw(making->inode);
-    const uint64_t nothing = 0;
-    int rc = -EAGAIN, how_far;
+    int rc = -EAGAIN;
 
     if (!cx_names_take(lane->busy, lock))
         return -EAGAIN;
     if (cx_names_take(lane->leaving, lock)) {
         if (is_file(lane, making, name))
-            rc = cx_rename(lane->mount, directory, name, directory, making->name, making->perms,
-                           NULL, &nothing, &how_far);
+            rc = cx_store_rename_new(lane->store, cx_inode_raw(making->inode), name, making->name,
+                                     making->rights);
         cx_names_remove(lane->leaving, lock);
     }
     cx_names_remove(lane->busy, lock);
@@ -328,42 +307,28 @@ enum outcome cx_answer_rename2(struct request *request)
 
 /* attributes */
 
-static void set_time(struct timespec *time, bool is_now, uint64_t seconds, uint32_t nanoseconds)
+static struct timespec time_of(bool is_set, bool is_now, uint64_t seconds, uint32_t nanoseconds)
 {
     if (is_now)
-        clock_gettime(CLOCK_REALTIME, time);
-    else
-        *time = (struct timespec){(time_t)seconds, (long)nanoseconds};
+        return (struct timespec){0, UTIME_NOW};
+    return is_set ? (struct timespec){(time_t)seconds, (long)nanoseconds}
+                  : (struct timespec){0, UTIME_OMIT};
 }
 
-/* Says what is to be changed as libcephfs wants it; returns its mask. */
-static int wanted(const struct fuse_setattr_in *argument, struct ceph_statx *stx)
+/* Says what is to be changed as the storage wants it. */
+static struct cx_change wanted(const struct fuse_setattr_in *argument)
 {
     uint32_t valid = argument->valid;
-    int mask = 0;
 
-    memset(stx, 0, sizeof(*stx));
-    if (valid & FATTR_MODE) {
-        stx->stx_mode = (uint16_t)(argument->mode & 07777);
-        mask |= CEPH_SETATTR_MODE;
-    }
-    if (valid & FATTR_UID) {
-        stx->stx_uid = argument->uid;
-        mask |= CEPH_SETATTR_UID;
-    }
-    if (valid & FATTR_GID) {
-        stx->stx_gid = argument->gid;
-        mask |= CEPH_SETATTR_GID;
-    }
-    if (valid & (FATTR_ATIME | FATTR_ATIME_NOW)) {
-        set_time(&stx->stx_atime, valid & FATTR_ATIME_NOW, argument->atime, argument->atimensec);
-        mask |= CEPH_SETATTR_ATIME;
-    }
-    if (valid & (FATTR_MTIME | FATTR_MTIME_NOW)) {
-        set_time(&stx->stx_mtime, valid & FATTR_MTIME_NOW, argument->mtime, argument->mtimensec);
-        mask |= CEPH_SETATTR_MTIME;
-    }
-    return mask;
+    return (struct cx_change){
+        .uid = valid & FATTR_UID ? argument->uid : UINT32_MAX,
+        .gid = valid & FATTR_GID ? argument->gid : UINT32_MAX,
+        .mode = argument->mode & 07777,
+        .has_mode = (valid & FATTR_MODE) != 0,
+        .atime = time_of(valid & FATTR_ATIME, valid & FATTR_ATIME_NOW, argument->atime,
+                         argument->atimensec),
+        .mtime = time_of(valid & FATTR_MTIME, valid & FATTR_MTIME_NOW, argument->mtime,
+                         argument->mtimensec)};
 }
 
 /* Changes attributes as who asks. What they aren't allowed Python may be able to do. */
@@ -371,22 +336,21 @@ enum outcome cx_answer_setattr(struct request *request)
 {
     struct cx_lane *lane = request->lane;
     const struct fuse_setattr_in *argument = request->argument;
-    const UserPerm *perms;
+    const struct cx_rights *rights;
     struct cx_known known;
     struct cx_inode *inode;
-    struct ceph_statx stx;
-    int mask;
+    struct cx_change change;
 
     if (request->size < sizeof(*argument) || lane->passes_changes != 0 ||
         argument->valid & ~(uint32_t)(CHANGES | IGNORED) || !(argument->valid & CHANGES))
         return PASSED;
-    perms = cx_perms_of(request);
-    inode = perms == NULL ? NULL : cx_use(request, &known);
+    rights = cx_rights_of(request);
+    inode = rights == NULL ? NULL : cx_use(request, &known);
     if (inode == NULL)
         return PASSED;
     cx_nodes_touched(lane->nodes, known.id);
-    mask = wanted(argument, &stx);
-    if (ceph_ll_setattr(lane->mount, cx_inode_raw(inode), &stx, mask, perms) < 0) {
+    change = wanted(argument);
+    if (cx_store_setattr(lane->store, cx_inode_raw(inode), &change, rights) < 0) {
         cx_inode_release(lane->nodes, inode);
         return PASSED;
     }

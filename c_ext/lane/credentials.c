@@ -7,19 +7,19 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <cephfs/libcephfs.h>
+#include "store.h"
 
 #define KEPT 8u
 #define GROUPS_MAX 512u
 #define STATUS_MAX 16384u /* bytes of /proc/<pid>/status: `Groups` is among the first lines */
 
 struct identity {
-    UserPerm *perms; /* NULL if this place is free */
+    struct cx_rights *rights; /* NULL if this place is free */
     uint64_t used;   /* when, by the number of the call */
     uint32_t uid;
     uint32_t gid;
     size_t count;
-    gid_t *groups; /* libcephfs keeps the pointer */
+    gid_t *groups; /* the storage keeps the pointer */
 };
 
 struct cx_credentials {
@@ -36,8 +36,8 @@ struct cx_credentials *cx_credentials_new(void)
 
 static void drop(struct identity *identity)
 {
-    if (identity->perms != NULL)
-        ceph_userperm_destroy(identity->perms);
+    if (identity->rights != NULL)
+        cx_store_rights_free(identity->rights);
     free(identity->groups);
     *identity = (struct identity){0};
 }
@@ -99,7 +99,7 @@ static bool read_groups(struct cx_credentials *credentials, uint32_t pid, size_t
 static bool is_of(const struct identity *identity, uint32_t uid, uint32_t gid,
                   const gid_t *groups, size_t count)
 {
-    return identity->perms != NULL && identity->uid == uid && identity->gid == gid &&
+    return identity->rights != NULL && identity->uid == uid && identity->gid == gid &&
            identity->count == count &&
            (count == 0 || memcmp(identity->groups, groups, count * sizeof(*groups)) == 0);
 }
@@ -118,14 +118,14 @@ static struct identity *make(struct cx_credentials *credentials, uint32_t uid, u
     if (identity->groups == NULL)
         return NULL;
     memcpy(identity->groups, credentials->groups, count * sizeof(*identity->groups));
-    identity->perms = ceph_userperm_new(uid, gid, (int)count, identity->groups);
+    identity->rights = cx_store_rights_new(uid, gid, count, identity->groups);
     identity->uid = uid;
     identity->gid = gid;
     identity->count = count;
-    return identity->perms == NULL ? NULL : identity;
+    return identity->rights == NULL ? NULL : identity;
 }
 
-const struct UserPerm *cx_credentials_of(struct cx_credentials *credentials, uint32_t uid,
+const struct cx_rights *cx_credentials_of(struct cx_credentials *credentials, uint32_t uid,
                                          uint32_t gid, uint32_t pid)
 {
     struct identity *found = NULL;
@@ -141,5 +141,5 @@ const struct UserPerm *cx_credentials_of(struct cx_credentials *credentials, uin
     if (found == NULL)
         return NULL;
     found->used = ++credentials->calls;
-    return found->perms;
+    return found->rights;
 }

@@ -5,9 +5,7 @@
 
 #include "inside.h"
 
-#define AT_THE_END (-1)
-
-/* What libcephfs isn't told when it opens a file. */
+/* What the storage isn't told when it opens a file. */
 #define DROPPED (O_CREAT | O_EXCL | O_TRUNC | O_NOFOLLOW | O_DIRECT | O_CLOEXEC)
 
 /* opening and closing */
@@ -19,7 +17,7 @@ int cx_flags_of(uint32_t flags)
 
 void cx_close_file(struct cx_lane *lane, struct cx_opened opened)
 {
-    ceph_ll_close(lane->mount, opened.raw);
+    cx_store_close(lane->store, opened.raw);
     cx_file_is_gone(lane, opened);
 }
 
@@ -40,41 +38,31 @@ uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t 
     return fh;
 }
 
-uint64_t cx_version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino)
-{
-    struct ceph_statx stx;
-
-    if (ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx,
-                        CEPH_STATX_BASIC_STATS | CEPH_STATX_VERSION, 0, lane->perms) < 0)
-        return 0;
-    *ino = stx.stx_ino;
-    return stx.stx_mask & CEPH_STATX_VERSION ? stx.stx_version : 0;
-}
-
 /* Says whether the kernel may keep its pages of a file that is opened: if they are of the same
    version, the file hasn't changed since others were dropped. */
 static bool keeps_pages(struct cx_lane *lane, const struct cx_opened *opened, uint64_t *ino,
                         uint64_t *version)
 {
-    *version = cx_version_of(lane, opened->inode, ino);
+    *version = cx_store_version(lane->store, cx_inode_raw(opened->inode), ino);
     return cx_nodes_has_pages(lane->nodes, opened->id, *version);
 }
 
-/* Says with which rights a file is opened: for reading those of the gateway. False if it is
+/* Says with which rights a file is opened: for reading NULL, the gateway's. False if it is
    Python's to open: it is written to where that may be forbidden. */
-static bool may_open(const struct request *request, uint32_t flags, const UserPerm **perms)
+static bool may_open(const struct request *request, uint32_t flags,
+                     const struct cx_rights **rights)
 {
     struct cx_lane *lane = request->lane;
     struct cx_known known;
 
-    *perms = lane->perms;
+    *rights = NULL;
     if ((flags & O_ACCMODE) == O_RDONLY)
         return true;
     if (lane->passes_changes != 0 || !cx_nodes_look(lane->nodes, request->in->nodeid, &known) ||
         !cx_allowed_has(lane->allowed, known.parent))
         return false;
-    *perms = cx_perms_of(request);
-    return *perms != NULL;
+    *rights = cx_rights_of(request);
+    return *rights != NULL;
 }
 
 /* Opens a file, unless its content goes with that. */
@@ -85,19 +73,19 @@ enum outcome cx_answer_open(struct request *request)
     uint64_t generation = cx_files_generation(lane->files), ino = 0, version;
     struct cx_opened opened = {.id = request->in->nodeid};
     struct fuse_open_out out = {0};
-    const UserPerm *perms;
+    const struct cx_rights *rights;
     bool keeps;
 
     if (request->size < sizeof(*argument) || argument->flags & O_TRUNC ||
         lane->open_count >= lane->settings.open_max ||
-        !may_open(request, argument->flags, &perms))
+        !may_open(request, argument->flags, &rights))
         return PASSED;
     opened.inode = cx_nodes_open(lane->nodes, opened.id);
     if (opened.inode == NULL)
         return PASSED;
     opened.flags = (uint32_t)cx_flags_of(argument->flags);
-    if (ceph_ll_open(lane->mount, cx_inode_raw(opened.inode), (int)opened.flags, &opened.raw,
-                     perms) < 0) {
+    if (cx_store_open(lane->store, cx_inode_raw(opened.inode), (int)opened.flags, rights,
+                      &opened.raw) < 0) {
         cx_nodes_closed(lane->nodes, opened.id);
         cx_inode_release(lane->nodes, opened.inode);
         return PASSED;
@@ -135,15 +123,15 @@ enum outcome cx_answer_release(struct request *request)
 /* data */
 
 /* Reads into the buffer for answers: how much, or -errno. */
-static int read_data(const struct request *request, struct Fh *raw)
+static int read_data(const struct request *request, struct cx_fh *raw)
 {
     const struct fuse_read_in *argument = request->argument;
     size_t got = 0;
     int rc = 1;
 
     while (got < argument->size && rc > 0) {
-        rc = ceph_ll_read(request->lane->mount, raw, (int64_t)(argument->offset + got),
-                          argument->size - got, OUT_DATA(request) + got);
+        rc = cx_store_read(request->lane->store, raw, argument->offset + got, argument->size - got,
+                           OUT_DATA(request) + got);
         got += rc > 0 ? (size_t)rc : 0;
     }
     return rc < 0 ? rc : (int)got;
@@ -182,9 +170,8 @@ enum outcome cx_answer_write(struct request *request)
         !cx_files_begin(lane->files, argument->fh, &file))
         return PASSED;
     while (out.size < argument->size && rc > 0) {
-        int64_t at = file.appends ? AT_THE_END : (int64_t)(argument->offset + out.size);
-        rc = ceph_ll_write(lane->mount, file.raw, at, argument->size - out.size,
-                           data + out.size);
+        rc = cx_store_write(lane->store, file.raw, file.appends, argument->offset + out.size,
+                            argument->size - out.size, data + out.size);
         out.size += rc > 0 ? (uint32_t)rc : 0;
     }
     cx_files_end(lane->files, argument->fh);

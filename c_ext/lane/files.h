@@ -16,13 +16,13 @@
 
 struct cx_files;
 struct cx_inode;
-struct Fh;
+struct cx_fh;
 
 /* The bit of the numbers of what was opened by the lane. The lowest bit is that of directories. */
 #define CX_OPEN_HERE (UINT64_C(1) << 63)
 
 struct cx_file {
-    struct Fh *raw;
+    struct cx_fh *raw;
     bool appends;
 };
 
@@ -30,7 +30,7 @@ struct cx_file {
 struct cx_opened {
     uint64_t id;
     struct cx_inode *inode;
-    struct Fh *raw;
+    struct cx_fh *raw;
     uint32_t flags;
     bool is_current; /* the session hasn't been shut out since */
 };

@@ -11,12 +11,11 @@
 
 #include <linux/fuse.h>
 
-#include <cephfs/libcephfs.h>
-
 #include "allowed.h"
 #include "credentials.h"
 #include "lane.h"
 #include "locked.h"
+#include "store.h"
 #include "unsure.h"
 #include "wishes.h"
 
@@ -39,8 +38,7 @@ struct thread {
 };
 
 struct cx_lane {
-    struct ceph_mount_info *mount;
-    const UserPerm *perms;
+    struct cx_store *store;
     int device;
     int pair;
     int ended;
@@ -119,9 +117,8 @@ int cx_start_thread(pthread_t *id, void *(*run)(void *), void *argument);
 /* The trash of a domain, and the virtual one of each directory. */
 #define TRASH ".trashbin"
 
-bool cx_is_live(const struct ceph_statx *stx);
 void cx_fill_entry(const struct cx_lane *lane, struct fuse_entry_out *entry, uint64_t id,
-                   const struct ceph_statx *stx);
+                   const struct cx_attr *attr);
 
 /* Returns the inode that a request is about, and what is known of it; NULL if it is Python's. */
 struct cx_inode *cx_use(const struct request *request, struct cx_known *known);
@@ -138,10 +135,10 @@ void cx_note_lookup(struct thread *thread, uint64_t directory, const char *name)
 /* Looks a name up; the reference is the caller's. `directory` is the number of the parent's inode.
    0 or -errno. */
 int cx_look_up(const struct request *request, struct cx_inode *parent, uint64_t directory,
-               const char *name, struct Inode **found, struct ceph_statx *stx);
+               const char *name, struct cx_ref **found, struct cx_attr *attr);
 
 /* Answers with an inode of which a lookup has been counted. */
-enum outcome cx_answer_entry(const struct request *request, const struct ceph_statx *stx);
+enum outcome cx_answer_entry(const struct request *request, const struct cx_attr *attr);
 
 /* Answers with the attributes that an inode has now; gives it back. */
 enum outcome cx_answer_attributes(const struct request *request, struct cx_inode *inode);
@@ -154,7 +151,7 @@ void cx_widen_init(const struct cx_lane *lane, struct fuse_init_out *out);
 
 /* data.c */
 
-/* Returns the flags with which libcephfs opens what the kernel opens with others. */
+/* Returns the flags with which the storage opens what the kernel opens with others. */
 int cx_flags_of(uint32_t flags);
 
 /* Notes an open file; returns what the kernel is told. 0 without memory: then it is closed. */
@@ -164,10 +161,6 @@ uint64_t cx_note_opened(struct cx_lane *lane, struct cx_opened opened, uint64_t 
 void cx_close_file(struct cx_lane *lane, struct cx_opened opened);
 void cx_file_is_gone(struct cx_lane *lane, struct cx_opened opened);
 
-/* Returns the version of a file, which any change of it changes; 0 if it isn't known. Asks a
-   metadata server only where the session may not answer by itself: others may have written. */
-uint64_t cx_version_of(struct cx_lane *lane, const struct cx_inode *inode, uint64_t *ino);
-
 enum outcome cx_answer_open(struct request *request);
 enum outcome cx_answer_read(struct request *request);
 enum outcome cx_answer_write(struct request *request);
@@ -176,7 +169,7 @@ enum outcome cx_answer_release(struct request *request);
 /* change.c */
 
 /* Returns the rights of who asks; NULL if Python has to find out. */
-const UserPerm *cx_perms_of(const struct request *request);
+const struct cx_rights *cx_rights_of(const struct request *request);
 
 enum outcome cx_answer_create(struct request *request);
 enum outcome cx_answer_mkdir(struct request *request);

@@ -20,7 +20,7 @@ static void put_inode(void *context, void *raw)
 {
     struct cx_lane *lane = context;
 
-    ceph_ll_put(lane->mount, raw);
+    cx_store_put(lane->store, raw);
 }
 
 /* answers */
@@ -294,16 +294,15 @@ void cx_lane_stop(struct cx_lane *lane)
         thread_free(lane->threads[i]);
 }
 
-struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings)
+struct cx_lane *cx_lane_new(struct cx_store *store, struct cx_settings settings)
 {
     struct cx_lane *lane = calloc(1, sizeof(*lane));
-    struct ceph_statx stx;
-    struct Inode *root;
+    struct cx_attr attr;
+    struct cx_ref *root;
 
     if (lane == NULL)
         return NULL;
-    lane->mount = mount;
-    lane->perms = perms;
+    lane->store = store;
     lane->settings = settings;
     if (settings.readers_max > THREADS_MAX)
         lane->settings.readers_max = THREADS_MAX;
@@ -320,12 +319,11 @@ struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings s
         lane->busy == NULL || lane->leaving == NULL || lane->allowed == NULL ||
         lane->looked == NULL || lane->removals == NULL || lane->nodes == NULL)
         goto failed;
-    if (ceph_ll_lookup_root(mount, &root) != 0)
+    if (cx_store_root(store, &root, &attr) != 0)
         goto failed;
-    if (ceph_ll_getattr(mount, root, &stx, CEPH_STATX_BASIC_STATS, 0, perms) != 0 ||
-        cx_nodes_teach(lane->nodes, FUSE_ROOT_ID, stx.stx_ino, root,
+    if (cx_nodes_teach(lane->nodes, FUSE_ROOT_ID, attr.ino, root,
                        (struct cx_name){FUSE_ROOT_ID, "", 0}, true, 2) != CX_LEARNED) {
-        ceph_ll_put(mount, root);
+        cx_store_put(store, root);
         goto failed;
     }
     return lane;

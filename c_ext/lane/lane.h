@@ -1,6 +1,6 @@
 /* Answers what needs no decision, and passes the rest on to Python.
 
-   Threads read requests from /dev/fuse. What a thread can answer with libcephfs it answers; all
+   Threads read requests from /dev/fuse. What a thread can answer with the storage (store.h) it answers; all
    else goes, unchanged, through one end of a pair of SOCK_SEQPACKET sockets to pyfuse3, and one
    more thread carries the answers back. Whatever is unusual (an error that is not every day's, an
    inode or a name of which Python knows more, a request that isn't as it should be) is Python's.
@@ -21,6 +21,7 @@
 #include "removals.h"
 
 struct cx_lane;
+struct cx_store;
 
 struct cx_settings {
     double entry_timeout_s;
@@ -52,9 +53,8 @@ struct cx_lookup {
 
 #define CX_OPCODES 64u
 
-/* `mount` and `perms` are libcephfs's and stay the caller's. Returns NULL without memory, or if the
-   root isn't found. */
-struct cx_lane *cx_lane_new(void *mount, const void *perms, struct cx_settings settings);
+/* `store` stays the caller's. Returns NULL without memory, or if the root isn't found. */
+struct cx_lane *cx_lane_new(struct cx_store *store, struct cx_settings settings);
 
 /* Begins to answer what comes from `device`. The descriptors stay the caller's, who closes them
    after `cx_lane_stop`; `ended` is an eventfd that is written to when the kernel has ended the

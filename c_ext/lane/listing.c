@@ -9,7 +9,7 @@
 
 #include "inside.h"
 
-/* Positions in a listing behind `.` and `..`, which libcephfs doesn't use. */
+/* Positions in a listing behind `.` and `..`, which no storage uses. */
 #define BEHIND_DOT ((UINT64_C(1) << 62) + 1)
 #define BEHIND_DOTDOT ((UINT64_C(1) << 62) + 2)
 
@@ -17,13 +17,13 @@
 struct directory {
     struct directory *next; /* in its bucket, with the lane's lock */
     uint64_t number;        /* what the kernel has for it, without CX_OPEN_HERE */
-    struct ceph_dir_result *raw;
+    struct cx_dir *raw;
     uint64_t id;
     uint64_t changes; /* of names, when it was opened */
-    uint64_t cookie;  /* where libcephfs stands */
+    uint64_t cookie;  /* where the storage stands */
     bool is_ahead;    /* what follows was read, and there was no room for it */
     struct dirent entry;
-    struct Inode *inode; /* of the entry; NULL if it was read without attributes */
+    struct cx_ref *inode; /* of the entry; NULL if it was read without attributes */
 };
 
 /* the table of open directories */
@@ -70,7 +70,7 @@ static uint64_t link_directory(struct cx_lane *lane, struct directory *directory
 static void put_inode(struct cx_lane *lane, struct directory *directory)
 {
     if (directory->inode != NULL)
-        ceph_ll_put(lane->mount, directory->inode);
+        cx_store_put(lane->store, directory->inode);
     directory->inode = NULL;
 }
 
@@ -83,7 +83,7 @@ static void drop_ahead(struct cx_lane *lane, struct directory *directory)
 static void close_directory(struct cx_lane *lane, struct directory *directory)
 {
     drop_ahead(lane, directory);
-    ceph_ll_releasedir(lane->mount, directory->raw);
+    cx_store_closedir(lane->store, directory->raw);
     free(directory);
 }
 
@@ -115,7 +115,7 @@ enum outcome cx_answer_opendir(struct request *request)
         return PASSED;
     directory = calloc(1, sizeof(*directory));
     if (directory != NULL)
-        rc = ceph_ll_opendir(lane->mount, cx_inode_raw(inode), &directory->raw, lane->perms);
+        rc = cx_store_opendir(lane->store, cx_inode_raw(inode), &directory->raw);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0) {
         free(directory);
@@ -209,7 +209,7 @@ static bool add_entry(struct page *page, const struct fuse_entry_out *entry, con
 /* Reads the next entry into `directory`, and unless it is a plain listing its attributes: 1, 0 at
    the end, or -errno. */
 static int next_entry(struct cx_lane *lane, struct directory *directory, bool is_plain,
-                      struct ceph_statx *stx)
+                      struct cx_attr *attr)
 {
     if (directory->is_ahead && is_plain) {
         drop_ahead(lane, directory);
@@ -219,22 +219,21 @@ static int next_entry(struct cx_lane *lane, struct directory *directory, bool is
         directory->is_ahead = false;
         /* what was read is some time old by now */
         if (directory->inode != NULL &&
-            ceph_ll_getattr(lane->mount, directory->inode, stx, CEPH_STATX_BASIC_STATS, 0,
-                            lane->perms) == 0)
+            cx_store_getattr(lane->store, directory->inode, attr) == 0)
             return 1;
         put_inode(lane, directory);
-        ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);
+        cx_store_seekdir(lane->store, directory->raw, (int64_t)directory->cookie);
     }
     if (is_plain)
-        return ceph_readdir_r(lane->mount, directory->raw, &directory->entry);
-    return ceph_readdirplus_r(lane->mount, directory->raw, &directory->entry, stx,
-                              CEPH_STATX_BASIC_STATS, AT_SYMLINK_NOFOLLOW, &directory->inode);
+        return cx_store_readdir(lane->store, directory->raw, &directory->entry);
+    return cx_store_readdirplus(lane->store, directory->raw, &directory->entry, &directory->inode,
+                                attr);
 }
 
 /* Adds what was read to a page, and counts the lookup that the kernel makes of it. What only
    Python can answer for is a name without attributes. False if there is no room. */
 static bool add_found(struct cx_lane *lane, struct directory *directory, struct page *page,
-                      const struct ceph_statx *stx, bool is_sure, uint64_t behind)
+                      const struct cx_attr *attr, bool is_sure, uint64_t behind)
 {
     const struct dirent *de = &directory->entry;
     struct cx_name at = {directory->id, de->d_name, strlen(de->d_name)};
@@ -245,16 +244,16 @@ static bool add_found(struct cx_lane *lane, struct directory *directory, struct 
         return false;
     if (page->is_plain)
         return add_entry(page, &entry, de->d_name, de->d_ino, de->d_type, behind);
-    ino = stx->stx_ino;
-    if (cx_is_live(stx) && cx_nodes_learn(lane->nodes, ino, directory->inode, at,
-                                          S_ISDIR(stx->stx_mode), stx->stx_nlink) == CX_LEARNED) {
+    ino = attr->ino;
+    if (attr->is_live && cx_nodes_learn(lane->nodes, ino, directory->inode, at,
+                                        S_ISDIR(attr->mode), attr->nlink) == CX_LEARNED) {
         directory->inode = NULL;
-        cx_fill_entry(lane, &entry, ino, stx);
+        cx_fill_entry(lane, &entry, ino, attr);
         if (!is_sure)
             entry.entry_valid = entry.entry_valid_nsec = 0;
     }
     put_inode(lane, directory);
-    return add_entry(page, &entry, de->d_name, ino, (stx->stx_mode & S_IFMT) >> 12, behind);
+    return add_entry(page, &entry, de->d_name, ino, (attr->mode & S_IFMT) >> 12, behind);
 }
 
 /* Takes the lookups of a page back that the kernel didn't get. */
@@ -282,8 +281,8 @@ static bool is_listed(const struct request *request, const struct directory *dir
     struct cx_lane *lane = request->lane;
     const char *name = directory->entry.d_name;
     struct cx_name at = {directory->id, name, strlen(name)};
-    struct ceph_statx stx;
-    struct Inode *found;
+    struct cx_attr attr;
+    struct cx_ref *found;
     int rc;
 
     *is_sure = true;
@@ -292,9 +291,9 @@ static bool is_listed(const struct request *request, const struct directory *dir
     *is_sure = cx_nodes_changes(lane->nodes, directory->id) == directory->changes;
     if (*is_sure)
         return true;
-    rc = cx_look_up(request, inode, ino, name, &found, &stx);
+    rc = cx_look_up(request, inode, ino, name, &found, &attr);
     if (rc == 0)
-        ceph_ll_put(lane->mount, found);
+        cx_store_put(lane->store, found);
     return rc != -ENOENT;
 }
 
@@ -306,20 +305,20 @@ static int fill_page(const struct request *request, struct directory *directory,
     struct cx_lane *lane = request->lane;
     uint64_t start = argument->offset;
     uint64_t cookie = start == BEHIND_DOT || start == BEHIND_DOTDOT ? 0 : start;
-    struct ceph_statx stx;
+    struct cx_attr attr;
     int rc = 1;
 
     if (cookie == 0 || cookie != directory->cookie) {
         drop_ahead(lane, directory);
-        ceph_seekdir(lane->mount, directory->raw, (int64_t)cookie);
+        cx_store_seekdir(lane->store, directory->raw, (int64_t)cookie);
         directory->cookie = cookie;
     }
-    while ((rc = next_entry(lane, directory, page->is_plain, &stx)) > 0) {
-        uint64_t behind = (uint64_t)ceph_telldir(lane->mount, directory->raw);
+    while ((rc = next_entry(lane, directory, page->is_plain, &attr)) > 0) {
+        uint64_t behind = (uint64_t)cx_store_telldir(lane->store, directory->raw);
         bool is_sure;
         if (!is_listed(request, directory, inode, ino, &is_sure)) {
             put_inode(lane, directory);
-        } else if (!add_found(lane, directory, page, &stx, is_sure, behind)) {
+        } else if (!add_found(lane, directory, page, &attr, is_sure, behind)) {
             directory->is_ahead = true;
             return 1;
         }

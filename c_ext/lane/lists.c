@@ -24,7 +24,7 @@ enum outcome cx_answer_statfs(struct request *request)
 
     if (root == NULL)
         return PASSED;
-    rc = ceph_ll_statfs(lane->mount, cx_inode_raw(root), &found);
+    rc = cx_store_statfs(lane->store, cx_inode_raw(root), &found);
     cx_inode_release(lane->nodes, root);
     if (rc < 0)
         return PASSED;
@@ -77,8 +77,7 @@ enum outcome cx_answer_listxattr(struct request *request)
     inode = cx_use(request, &known);
     if (inode == NULL)
         return PASSED;
-    rc = ceph_ll_listxattr(lane->mount, cx_inode_raw(inode), OUT_DATA(request), NAMES_MAX, &size,
-                           lane->perms);
+    rc = cx_store_listxattr(lane->store, cx_inode_raw(inode), OUT_DATA(request), NAMES_MAX, &size);
     cx_inode_release(lane->nodes, inode);
     if (rc < 0 || size > NAMES_MAX)
         return PASSED;

@@ -16,7 +16,7 @@
 
 struct cx_all_locked;
 struct cx_inode;
-struct Fh;
+struct cx_fh;
 
 /* Who has locked something, and through which open file. */
 struct cx_holder {
@@ -31,7 +31,7 @@ struct cx_holder {
 struct cx_locked {
     uint64_t id;
     struct cx_inode *inode; /* with a reference while `raw` is open */
-    struct Fh *raw;         /* NULL if it isn't open */
+    struct cx_fh *raw;         /* NULL if it isn't open */
     uint64_t directory;     /* it was in, when it was opened */
     uint64_t generation;    /* of the session, then */
     struct cx_holder *holders;

@@ -39,7 +39,7 @@ static void give_back(struct cx_lane *lane, struct cx_locked *locked)
 
 static void close_file(struct cx_lane *lane, struct cx_locked *locked)
 {
-    ceph_ll_close(lane->mount, locked->raw);
+    cx_store_close(lane->store, locked->raw);
     cx_unsure_end(lane->unsure, locked->directory);
     give_back(lane, locked);
 }
@@ -68,12 +68,11 @@ static int open_file(struct cx_lane *lane, struct cx_locked *locked)
         cx_nodes_open_for_locks(lane->nodes, locked->id, &locked->directory, &is_held);
     if (locked->inode == NULL)
         return is_held ? HELD : STRANGE;
-    rc = ceph_ll_open(lane->mount, cx_inode_raw(locked->inode), O_RDONLY, &locked->raw,
-                      lane->perms);
+    rc = cx_store_open(lane->store, cx_inode_raw(locked->inode), O_RDONLY, NULL, &locked->raw);
     if (rc < 0) {
         give_back(lane, locked);
     } else if (!cx_unsure_begin(lane->unsure, locked->directory)) {
-        ceph_ll_close(lane->mount, locked->raw);
+        cx_store_close(lane->store, locked->raw);
         give_back(lane, locked);
         rc = -ENOLCK;
     }
@@ -113,7 +112,7 @@ static int unlock_in(struct cx_lane *lane, struct cx_locked *locked, uint64_t ow
         cx_locked_drop(locked, owner);
         return -EIO;
     }
-    rc = ceph_ll_setlk(lane->mount, locked->raw, &range, owner, 0);
+    rc = cx_store_setlk(lane->store, locked->raw, &range, owner);
     if (rc == 0)
         cx_locked_cut(locked, owner, start, end);
     return rc;
@@ -197,7 +196,7 @@ static int ask_in(struct cx_lane *lane, struct cx_locked *locked, struct cx_wish
     int rc;
 
     if (wish->opcode == FUSE_GETLK) {
-        rc = ceph_ll_getlk(lane->mount, locked->raw, range, wish->owner);
+        rc = cx_store_getlk(lane->store, locked->raw, range, wish->owner);
         if (cx_locked_by_pid(locked, (uint32_t)range->l_pid) == NULL)
             range->l_pid = 0; /* a process behind another gateway, or none */
         return rc;
@@ -206,15 +205,15 @@ static int ask_in(struct cx_lane *lane, struct cx_locked *locked, struct cx_wish
         cx_locked_drop(locked, wish->owner);
         return -EIO;
     }
-    rc = ceph_ll_setlk(lane->mount, locked->raw, range, wish->owner, 0);
+    rc = cx_store_setlk(lane->store, locked->raw, range, wish->owner);
     if (rc != 0)
         return rc;
     if (!cx_locked_add(locked, holder)) {
         *range = range_of(F_UNLCK, wish->start, wish->end, 0);
-        ceph_ll_setlk(lane->mount, locked->raw, range, wish->owner, 0);
+        cx_store_setlk(lane->store, locked->raw, range, wish->owner);
         return -ENOLCK;
     }
-    wish->version = cx_version_of(lane, locked->inode, &wish->ino);
+    wish->version = cx_store_version(lane->store, cx_inode_raw(locked->inode), &wish->ino);
     wish->is_changed = !cx_nodes_has_pages(lane->nodes, wish->id, wish->version);
     wish->due_s = cx_unsure_since(lane->unsure, locked->directory) + remembered_s(lane);
     return 0;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cephfs/libcephfs.h>
+#include "store.h"
 
 #include "hash.h"
 
@@ -14,7 +14,7 @@ struct place {
     uint64_t parent;
     size_t length; /* 0 if nothing is here */
     char name[CX_NAME_MAX];
-    struct ceph_statx stx;
+    struct cx_attr attr;
 };
 
 struct cx_looked {
@@ -49,7 +49,7 @@ static struct place *place_of(struct cx_looked *looked, struct cx_name at)
     return &looked->places[cx_hash_name(looked->salt, at.parent, at.name, at.length) % PLACES];
 }
 
-void cx_looked_put(struct cx_looked *looked, struct cx_name at, const struct ceph_statx *stx)
+void cx_looked_put(struct cx_looked *looked, struct cx_name at, const struct cx_attr *attr)
 {
     struct place *place = place_of(looked, at);
 
@@ -57,11 +57,11 @@ void cx_looked_put(struct cx_looked *looked, struct cx_name at, const struct cep
     place->parent = at.parent;
     place->length = at.length;
     memcpy(place->name, at.name, at.length);
-    place->stx = *stx;
+    place->attr = *attr;
     pthread_mutex_unlock(&looked->lock);
 }
 
-bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct ceph_statx *stx)
+bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct cx_attr *attr)
 {
     struct place *place = place_of(looked, at);
     bool is_it;
@@ -70,7 +70,7 @@ bool cx_looked_take(struct cx_looked *looked, struct cx_name at, struct ceph_sta
     is_it = at.length > 0 && place->parent == at.parent && place->length == at.length &&
             memcmp(place->name, at.name, at.length) == 0;
     if (is_it) {
-        *stx = place->stx;
+        *attr = place->attr;
         place->length = 0;
     }
     pthread_mutex_unlock(&looked->lock);

@@ -33,26 +33,26 @@ static uint64_t loser(const struct request *request)
     }
 }
 
-static uint16_t without_privileges(uint16_t mode)
+static uint32_t without_privileges(uint32_t mode)
 {
-    return (uint16_t)(mode & ~(mode & S_IXGRP ? S_ISUID | S_ISGID : S_ISUID));
+    return mode & ~(uint32_t)(mode & S_IXGRP ? S_ISUID | S_ISGID : S_ISUID);
 }
 
 /* Takes the privileges of a file: 0 or -errno. */
 static int take(const struct cx_lane *lane, uint64_t id, const struct cx_inode *inode)
 {
-    struct ceph_statx stx;
-    uint16_t rest;
-    int rc = ceph_ll_getattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_STATX_MODE, 0,
-                             lane->perms);
+    struct cx_change change = {.uid = UINT32_MAX,
+                               .gid = UINT32_MAX,
+                               .has_mode = true,
+                               .atime = {.tv_nsec = UTIME_OMIT},
+                               .mtime = {.tv_nsec = UTIME_OMIT}};
+    uint32_t mode;
+    int rc = cx_store_mode(lane->store, cx_inode_raw(inode), &mode);
 
-    if (rc < 0 || !S_ISREG(stx.stx_mode))
+    change.mode = without_privileges(mode);
+    if (rc < 0 || !S_ISREG(mode) || change.mode == mode)
         return rc;
-    rest = without_privileges(stx.stx_mode);
-    if (rest == stx.stx_mode)
-        return 0;
-    stx.stx_mode = rest;
-    rc = ceph_ll_setattr(lane->mount, cx_inode_raw(inode), &stx, CEPH_SETATTR_MODE, lane->perms);
+    rc = cx_store_setattr(lane->store, cx_inode_raw(inode), &change, NULL);
     cx_forget_attributes(lane, id);
     return rc;
 }

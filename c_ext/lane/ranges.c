@@ -23,8 +23,8 @@ enum outcome cx_answer_fallocate(struct request *request)
     } else if (!cx_files_begin(lane->files, argument->fh, &file)) {
         rc = lane->is_paused ? -ESHUTDOWN : -EIO; /* the next write says what was lost */
     } else {
-        rc = ceph_ll_fallocate(lane->mount, file.raw, (int)argument->mode,
-                               (int64_t)argument->offset, (int64_t)argument->length);
+        rc = cx_store_fallocate(lane->store, file.raw, (int)argument->mode,
+                                (int64_t)argument->offset, (int64_t)argument->length);
         cx_files_end(lane->files, argument->fh);
     }
     cx_reply(request, rc, NULL, 0);
@@ -32,14 +32,14 @@ enum outcome cx_answer_fallocate(struct request *request)
 }
 
 /* Copies at most as much as fits into the buffer for answers: how much, or -errno. */
-static int copy_piece(const struct request *request, const struct cx_file *from, int64_t from_at,
-                      const struct cx_file *to, int64_t to_at, uint64_t size)
+static int copy_piece(const struct request *request, const struct cx_file *from, uint64_t from_at,
+                      const struct cx_file *to, uint64_t to_at, uint64_t size)
 {
-    struct ceph_mount_info *mount = request->lane->mount;
+    struct cx_store *store = request->lane->store;
     char *data = OUT_DATA(request);
-    int got = ceph_ll_read(mount, from->raw, from_at, size < DATA_MAX ? size : DATA_MAX, data);
+    int got = cx_store_read(store, from->raw, from_at, size < DATA_MAX ? size : DATA_MAX, data);
 
-    return got <= 0 ? got : ceph_ll_write(mount, to->raw, to_at, (uint64_t)got, data);
+    return got <= 0 ? got : cx_store_write(store, to->raw, false, to_at, (uint64_t)got, data);
 }
 
 /* Copies a range: how much, which is 0 only at the end of the source; or -errno. */
@@ -51,8 +51,8 @@ static int copy(const struct request *request, const struct cx_file *from,
     int rc = 1;
 
     while (done < size && rc > 0) {
-        rc = copy_piece(request, from, (int64_t)(argument->off_in + done), to,
-                        (int64_t)(argument->off_out + done), size - done);
+        rc = copy_piece(request, from, argument->off_in + done, to, argument->off_out + done,
+                        size - done);
         done += rc > 0 ? (uint64_t)rc : 0;
     }
     return rc < 0 && done == 0 ? rc : (int)done;

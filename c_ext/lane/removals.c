@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cephfs/libcephfs.h>
+#include "store.h"
 
 #include "clock.h"
 #include "hash.h"
@@ -26,7 +26,7 @@ struct waiting {
     struct waiting *next;
     uint64_t directory; /* number of the inode */
     struct cx_removed removed;
-    struct ceph_statx stx;
+    struct cx_attr attr;
 };
 
 /* A directory in which something waits. */
@@ -244,19 +244,18 @@ static void make_later(struct timespec *time, uint64_t ns)
         *time = other;
 }
 
-void cx_removals_show(struct cx_removals *removals, struct ceph_statx *stx)
+void cx_removals_show(struct cx_removals *removals, struct cx_attr *attr)
 {
     const struct inside *inside;
 
-    if (!S_ISDIR(stx->stx_mode) || atomic_load(&removals->inside_count) == 0)
+    if (!S_ISDIR(attr->mode) || atomic_load(&removals->inside_count) == 0)
         return;
     pthread_mutex_lock(&removals->lock);
-    inside = *find_inside(removals, stx->stx_ino);
+    inside = *find_inside(removals, attr->ino);
     if (inside != NULL) {
-        make_later(&stx->stx_mtime, inside->answered_ns);
-        make_later(&stx->stx_ctime, inside->answered_ns);
-        stx->stx_nlink -= inside->directories < stx->stx_nlink ? inside->directories
-                                                               : stx->stx_nlink;
+        make_later(&attr->mtime, inside->answered_ns);
+        make_later(&attr->ctime, inside->answered_ns);
+        attr->nlink -= inside->directories < attr->nlink ? inside->directories : attr->nlink;
     }
     pthread_mutex_unlock(&removals->lock);
 }
@@ -264,7 +263,7 @@ void cx_removals_show(struct cx_removals *removals, struct ceph_statx *stx)
 /* what waits */
 
 static struct waiting *waiting_new(uint64_t directory, struct cx_name at,
-                                   const struct ceph_statx *stx)
+                                   const struct cx_attr *attr)
 {
     struct waiting *waiting = calloc(1, sizeof(*waiting));
 
@@ -274,7 +273,7 @@ static struct waiting *waiting_new(uint64_t directory, struct cx_name at,
     waiting->removed.parent = at.parent;
     waiting->removed.length = at.length;
     memcpy(waiting->removed.name, at.name, at.length);
-    waiting->stx = *stx;
+    waiting->attr = *attr;
     return waiting;
 }
 
@@ -286,7 +285,7 @@ static bool append(struct cx_removals *removals, const struct cx_grant *asked,
     struct inside *inside;
 
     if (grant == NULL || removals->count >= removals->limit ||
-        (grant->owned_only && waiting->stx.stx_uid != asked->uid))
+        (grant->owned_only && waiting->attr.uid != asked->uid))
         return false;
     inside = add_inside(removals, waiting->directory);
     if (inside == NULL)
@@ -304,9 +303,9 @@ static bool append(struct cx_removals *removals, const struct cx_grant *asked,
 }
 
 bool cx_removals_add(struct cx_removals *removals, const struct cx_grant *asked,
-                     uint64_t directory, struct cx_name at, const struct ceph_statx *stx)
+                     uint64_t directory, struct cx_name at, const struct cx_attr *attr)
 {
-    struct waiting *waiting = waiting_new(directory, at, stx);
+    struct waiting *waiting = waiting_new(directory, at, attr);
     uint64_t one = 1;
     bool is_added;
 
@@ -345,7 +344,7 @@ static struct waiting *take_first(struct cx_removals *removals)
 }
 
 size_t cx_removals_take(struct cx_removals *removals, struct cx_removed *removed,
-                        struct ceph_statx *stx, size_t count)
+                        struct cx_attr *attr, size_t count)
 {
     size_t taken = 0;
     struct waiting *waiting;
@@ -354,7 +353,7 @@ size_t cx_removals_take(struct cx_removals *removals, struct cx_removed *removed
         return 0;
     while (taken < count && (waiting = take_first(removals)) != NULL) {
         removed[taken] = waiting->removed;
-        stx[taken++] = waiting->stx;
+        attr[taken++] = waiting->attr;
         free(waiting);
     }
     return taken;

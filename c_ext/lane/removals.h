@@ -13,7 +13,7 @@
 #include "nodes.h"
 
 struct cx_removals;
-struct ceph_statx;
+struct cx_attr;
 
 /* That a process may unlink in a directory. */
 struct cx_grant {
@@ -61,12 +61,12 @@ bool cx_removals_may(struct cx_removals *removals, const struct cx_grant *asked)
 /* The same, of what a name has there; if so it has been deleted from now on, and waits for Python.
    False as well if too much waits, or without memory. `directory` is the number of the inode. */
 bool cx_removals_add(struct cx_removals *removals, const struct cx_grant *asked,
-                     uint64_t directory, struct cx_name at, const struct ceph_statx *stx);
+                     uint64_t directory, struct cx_name at, const struct cx_attr *attr);
 
-/* Takes over what waits, the oldest first; returns how much. Every `stx` belongs to the
+/* Takes over what waits, the oldest first; returns how much. Every `attr` belongs to the
    `removed` of its number. */
 size_t cx_removals_take(struct cx_removals *removals, struct cx_removed *removed,
-                        struct ceph_statx *stx, size_t count);
+                        struct cx_attr *attr, size_t count);
 
 /* Says that in a directory, by the number of its inode, something waits in Python: when the last of
    it was answered, and how many names of directories are among it. With 0 for the time nothing does
@@ -75,6 +75,6 @@ bool cx_removals_inside(struct cx_removals *removals, uint64_t directory, uint64
                         uint32_t directories);
 
 /* Makes attributes of an inode those that users see. */
-void cx_removals_show(struct cx_removals *removals, struct ceph_statx *stx);
+void cx_removals_show(struct cx_removals *removals, struct cx_attr *attr);
 
 #endif

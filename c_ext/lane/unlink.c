@@ -23,15 +23,15 @@ static bool is_like_lock(const char *name)
 }
 
 /* Tells whether something may go before that has been carried out, whoever asks. */
-static bool may_go_early(struct cx_lane *lane, const struct ceph_statx *stx)
+static bool may_go_early(struct cx_lane *lane, const struct cx_attr *attr)
 {
-    return (S_ISREG(stx->stx_mode) || S_ISLNK(stx->stx_mode)) && stx->stx_nlink == 1 &&
-           cx_nodes_is_idle(lane->nodes, stx->stx_ino);
+    return (S_ISREG(attr->mode) || S_ISLNK(attr->mode)) && attr->nlink == 1 &&
+           cx_nodes_is_idle(lane->nodes, attr->ino);
 }
 
 /* Hides a name, and has it deleted; false if Python has to be asked. */
 static bool remove_early(const struct request *request, const struct cx_known *directory,
-                         struct cx_name at, const struct ceph_statx *stx)
+                         struct cx_name at, const struct cx_attr *attr)
 {
     struct cx_lane *lane = request->lane;
     struct cx_grant asked = {.directory = directory->id,
@@ -42,10 +42,10 @@ static bool remove_early(const struct request *request, const struct cx_known *d
 
     if (!cx_removals_may(lane->removals, &asked) || is_like_lock(at.name) ||
         cx_unsure_has(lane->unsure, at.parent) ||
-        cx_removals_is_exempt(lane->removals, at.name) || !may_go_early(lane, stx) ||
+        cx_removals_is_exempt(lane->removals, at.name) || !may_go_early(lane, attr) ||
         !cx_names_take(lane->hidden, at))
         return false;
-    if (cx_removals_add(lane->removals, &asked, directory->ino, at, stx))
+    if (cx_removals_add(lane->removals, &asked, directory->ino, at, attr))
         return true;
     cx_names_remove(lane->hidden, at);
     return false;
@@ -57,22 +57,22 @@ enum outcome cx_answer_unlink(struct request *request)
     const char *name = cx_name_in(request, 0);
     struct cx_name at = {request->in->nodeid, name, name == NULL ? 0 : strlen(name)};
     enum outcome outcome = PASSED;
-    struct ceph_statx stx;
+    struct cx_attr attr;
     struct cx_known known;
     struct cx_inode *parent;
-    struct Inode *found;
+    struct cx_ref *found;
 
     if (!cx_is_usual_name(name) || cx_names_has(lane->hidden, at))
         return PASSED;
     parent = cx_nodes_use(lane->nodes, request->in->nodeid, &known);
     if (parent == NULL)
         return PASSED;
-    if (cx_look_up(request, parent, known.ino, name, &found, &stx) == 0) {
-        ceph_ll_put(lane->mount, found);
-        if (cx_is_live(&stx) && remove_early(request, &known, at, &stx))
+    if (cx_look_up(request, parent, known.ino, name, &found, &attr) == 0) {
+        cx_store_put(lane->store, found);
+        if (attr.is_live && remove_early(request, &known, at, &attr))
             outcome = ANSWERED;
-        else if (cx_is_live(&stx))
-            cx_looked_put(lane->looked, at, &stx);
+        else if (attr.is_live)
+            cx_looked_put(lane->looked, at, &attr);
     }
     cx_inode_release(lane->nodes, parent);
     if (outcome == ANSWERED)

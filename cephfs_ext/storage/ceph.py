@@ -1233,7 +1233,6 @@ class CephStorage:
             self._refer,
             self._data_of,
             self._handle_of,
-            lambda address: _attr(ffi.cast("struct ceph_statx *", address)),
             entry_timeout_s=entry_timeout_s,
             attr_timeout_s=attr_timeout_s,
         )

@@ -51,6 +51,8 @@ _OPCODES = {
 
 assert list(_OPCODES) == LANE_OPERATIONS
 
+_NS = 1_000_000_000
+
 _REMOVED = 64
 """What is taken over with one call."""
 
@@ -66,7 +68,6 @@ class CephLane:
         refer: Callable[[Ino], Node | None],
         data_of: Callable[[Handle], tuple[int, bool] | None],
         handle_of: Callable[[Node, int, int, bool], Handle],
-        attr_of: Callable[[int], Attr],
         *,
         entry_timeout_s: float,
         attr_timeout_s: float,
@@ -81,7 +82,6 @@ class CephLane:
                 storage can use it.
             handle_of: makes a handle of an inode, an open file, the flags with which it was opened,
                 and whether the session hasn't been shut out since.
-            attr_of: reads a `struct ceph_statx`.
 
         Raises:
             FSError: no memory, or no root.
@@ -93,8 +93,12 @@ class CephLane:
             "readers_max": LANE_READERS_MOST,
             "open_max": OPEN_FILES // 2,
         }
-        pointers = (ffi.cast("void *", mount), ffi.cast("void *", perms))
-        self._lane = lib.cx_lane_new(*pointers, ffi.new("struct cx_settings *", settings)[0])
+        session = {
+            "mount": ffi.cast("struct ceph_mount_info *", mount),
+            "perms": ffi.cast("struct UserPerm *", perms),
+        }
+        self._store = ffi.new("struct cx_store *", session)
+        self._lane = lib.cx_lane_new(self._store, ffi.new("struct cx_settings *", settings)[0])
         if self._lane == ffi.NULL:
             raise FSError(errno.ENOMEM, "the lane can't be made")
         self._nodes = lib.cx_lane_nodes(self._lane)
@@ -109,10 +113,9 @@ class CephLane:
         self._refer = refer
         self._data_of = data_of
         self._handle_of = handle_of
-        self._attr_of = attr_of
         self._removed_buffers = (
             ffi.new("struct cx_removed[]", _REMOVED),
-            ffi.new("struct ceph_statx[]", _REMOVED),
+            ffi.new("struct cx_attr[]", _REMOVED),
         )
         self._descriptors: list[int] = []
         self._ended, self._some = -1, -1
@@ -250,10 +253,8 @@ class CephLane:
     def looked(self, parent: int, name: bytes) -> Attr | None:
         """Return what a name had when we were asked to unlink it; None if that isn't known."""
         at, _keep = _at(parent, name)
-        stx = ffi.new("struct ceph_statx *")
-        if not lib.cx_looked_take(self._looked, at[0], stx):
-            return None
-        return self._attr_of(int(ffi.cast("uintptr_t", stx)))
+        attr = ffi.new("struct cx_attr *")
+        return _attr(attr) if lib.cx_looked_take(self._looked, at[0], attr) else None
 
     def exempt(self, patterns: Sequence[str]) -> None:
         """Never unlink names without Python that fit a pattern."""
@@ -281,12 +282,11 @@ class CephLane:
     def removed(self) -> list[Removed]:
         """Take over some of what was unlinked here."""
         found: list[Removed] = []
-        names, stxs = self._removed_buffers
-        count = int(lib.cx_removals_take(self._removals, names, stxs, _REMOVED))
-        for one, stx in zip(names[0:count], stxs[0:count], strict=True):
+        names, attrs = self._removed_buffers
+        count = int(lib.cx_removals_take(self._removals, names, attrs, _REMOVED))
+        for one, attr in zip(names[0:count], attrs[0:count], strict=True):
             name = bytes(ffi.buffer(one.name, one.length))
-            attr = self._attr_of(int(ffi.cast("uintptr_t", ffi.addressof(stx))))
-            found.append(Removed(one.grant, one.parent, name, attr))
+            found.append(Removed(one.grant, one.parent, name, _attr(attr)))
         return found
 
     def deletes_inside(self, ino: Ino, answered_ns: int, directories: int) -> None:
@@ -311,7 +311,7 @@ class CephLane:
             lib.cx_files_drop(self._files, fh)
             return
         raw, appends = data
-        file = {"raw": ffi.cast("struct Fh *", raw), "appends": appends}
+        file = {"raw": ffi.cast("struct cx_fh *", raw), "appends": appends}
         lib.cx_files_set(self._files, fh, ffi.new("struct cx_file *", file)[0])
 
     def file_at(self, fh: int) -> int:
@@ -473,6 +473,27 @@ def _at(parent: int, name: bytes) -> tuple[Any, Any]:
     buffer = ffi.from_buffer(name)
     value = {"parent": parent, "name": ffi.cast("char *", buffer), "length": len(name)}
     return ffi.new("struct cx_name *", value), buffer
+
+
+def _attr(attr: Any) -> Attr:
+    return Attr(
+        Ino(attr.ino),
+        attr.mode,
+        attr.nlink,
+        attr.uid,
+        attr.gid,
+        attr.rdev,
+        attr.size,
+        attr.blocks,
+        attr.blksize,
+        _ns(attr.atime),
+        _ns(attr.mtime),
+        _ns(attr.ctime),
+    )
+
+
+def _ns(time: Any) -> int:
+    return int(time.tv_sec) * _NS + int(time.tv_nsec)
 
 
 def _check_os(rc: int) -> None:

@@ -11,6 +11,7 @@
 #include <linux/fuse.h>
 
 #include "lane.h"
+#include "store.h"
 #include "stub_cephfs.h"
 
 #define MESSAGE_MAX ((1u << 20) + 65536u)
@@ -56,12 +57,12 @@ struct opened {
     unsigned users; /* requests that are about it and have no answer */
     bool is_file;
     bool is_closing;
-    struct Fh *taken; /* of a file that Python has taken over */
+    struct cx_fh *taken; /* of a file that Python has taken over */
     bool appends;
 };
 
 struct file {
-    struct Fh *raw;
+    struct cx_fh *raw;
     bool is_dropped;
 };
 

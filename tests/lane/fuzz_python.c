@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include <cephfs/libcephfs.h>
 
 /* Adds something to the kernel that answers nothing, and will come unchanged. */
 static void expect(const void *bytes, size_t size)
@@ -156,10 +155,10 @@ static void close_taken(uint64_t fh)
 static void take_looked(uint64_t parent, const char *name, size_t size)
 {
     struct cx_name at = {parent, name, strnlen(name, size)};
-    struct ceph_statx stx;
+    struct cx_attr attr;
 
-    if (cx_looked_take(cx_lane_looked(fuzz.lane), at, &stx) &&
-        (stx.stx_ino == 0 || (is_alone() && cx_looked_take(cx_lane_looked(fuzz.lane), at, &stx))))
+    if (cx_looked_take(cx_lane_looked(fuzz.lane), at, &attr) &&
+        (attr.ino == 0 || (is_alone() && cx_looked_take(cx_lane_looked(fuzz.lane), at, &attr))))
         fail("a name was looked at twice");
 }
 
@@ -291,14 +290,14 @@ size_t take_removed(void)
 {
     struct cx_removals *removals = cx_lane_removals(fuzz.lane);
     struct cx_removed removed[2];
-    struct ceph_statx stx[2];
-    size_t count = cx_removals_take(removals, removed, stx, 1 + draw(2));
+    struct cx_attr attr[2];
+    size_t count = cx_removals_take(removals, removed, attr, 1 + draw(2));
 
     for (size_t i = 0; i < count; i++) {
         struct cx_name at = {removed[i].parent, removed[i].name, removed[i].length};
         uint64_t directory = stub_ino((unsigned)draw(STUB_INODES));
         if (removed[i].grant == 0 || removed[i].grant > fuzz.grants || at.length == 0 ||
-            !(S_ISREG(stx[i].stx_mode) || S_ISLNK(stx[i].stx_mode)) || stx[i].stx_nlink != 1)
+            !(S_ISREG(attr[i].mode) || S_ISLNK(attr[i].mode)) || attr[i].nlink != 1)
             fail("something was unlinked that may not be");
         fuzz.removed++;
         cx_names_remove(cx_lane_hidden(fuzz.lane), at);
@@ -316,7 +315,7 @@ void meddle(void)
     const char *name = stub_name((unsigned)draw(STUB_ENTRIES));
     struct cx_name at = {draw_id(), name, strlen(name)};
     struct cx_known oldest[4];
-    struct Inode *raw;
+    struct cx_ref *raw;
 
     switch (draw(19)) {
     case 17:
@@ -373,7 +372,7 @@ void meddle(void)
         raw = stub_reference(index);
         if (!once_in(8) || at.parent == FUSE_ROOT_ID ||
             !cx_nodes_retarget(nodes, at.parent, stub_ino(index), raw))
-            ceph_ll_put(NULL, raw);
+            stub_give_back(raw);
         break;
     case 6:
         forget_name();

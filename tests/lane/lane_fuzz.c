@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "fuzz.h"
+#include "store_ceph.h"
 
 #define BUFFER_BYTES (32 << 20)
 #define WAIT_MS 30000
@@ -365,6 +366,7 @@ static void make_pair(int ends[2])
 
 static void start(int ends[2])
 {
+    static struct cx_store store;
     struct cx_settings settings = {.entry_timeout_s = 1.5,
                                    .attr_timeout_s = 0.25,
                                    .readers = (fuzz.threads + 1) / 2,
@@ -381,7 +383,7 @@ static void start(int ends[2])
     fuzz.pair = pair[1];
     fuzz.ended = eventfd(0, EFD_NONBLOCK);
     for (unsigned i = 0; fuzz.lane == NULL && i < 100; i++)
-        fuzz.lane = cx_lane_new(NULL, NULL, settings); /* the storage fails now and then */
+        fuzz.lane = cx_lane_new(&store, settings); /* the storage fails now and then */
     if (fuzz.lane == NULL || fuzz.ended < 0)
         fail("no lane");
     if (!cx_removals_exempt(cx_lane_removals(fuzz.lane), "b*\0?", 5))

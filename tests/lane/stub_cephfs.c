@@ -126,7 +126,7 @@ const char *stub_name(unsigned entry)
     return entries[entry].name;
 }
 
-struct Inode *stub_reference(unsigned index)
+static struct Inode *refer(unsigned index)
 {
     struct Inode *inode = or_die(malloc(sizeof(*inode)));
 
@@ -135,13 +135,28 @@ struct Inode *stub_reference(unsigned index)
     return inode;
 }
 
-struct Fh *stub_open(bool appends)
+static struct Fh *open_file(bool appends)
 {
     struct Fh *fh = or_die(malloc(sizeof(*fh)));
 
     fh->appends = appends;
     fh->locking = 0;
     return fh;
+}
+
+struct cx_ref *stub_reference(unsigned index)
+{
+    return (struct cx_ref *)(void *)refer(index);
+}
+
+void stub_give_back(struct cx_ref *ref)
+{
+    ceph_ll_put(NULL, (struct Inode *)(void *)ref);
+}
+
+struct cx_fh *stub_open(bool appends)
+{
+    return (struct cx_fh *)(void *)open_file(appends);
 }
 
 unsigned long stub_given(void)
@@ -190,7 +205,7 @@ static void check_made(const struct Inode *parent, const char *name, const struc
 int ceph_ll_lookup_root(struct ceph_mount_info *mount, Inode **root)
 {
     (void)mount;
-    *root = stub_reference(0);
+    *root = refer(0);
     return 0;
 }
 
@@ -207,7 +222,7 @@ int ceph_ll_lookup(struct ceph_mount_info *mount, Inode *parent, const char *nam
         return rc;
     for (unsigned i = 0; i < STUB_ENTRIES; i++) {
         if (strcmp(entries[i].name, name) == 0) {
-            *out = stub_reference(entries[i].index[directory]);
+            *out = refer(entries[i].index[directory]);
             fill(stx, (*out)->index);
             return 0;
         }
@@ -346,7 +361,7 @@ int ceph_ll_open(struct ceph_mount_info *mount, Inode *inode, int flags, struct 
     if (inode->index >= STUB_INODES || flags & O_TRUNC)
         abort();
     if (rc == 0)
-        *out = stub_open((flags & O_APPEND) != 0);
+        *out = open_file((flags & O_APPEND) != 0);
     return rc;
 }
 
@@ -394,7 +409,7 @@ static int make(struct Inode **out, struct ceph_statx *stx, mode_t type)
     if (rc != 0)
         return rc;
     index += 3 * (1 + (unsigned)draw(STUB_INODES / 3 - 1));
-    *out = stub_reference(index);
+    *out = refer(index);
     fill(stx, index);
     stx->stx_mode = (uint16_t)(type | 0644);
     stx->stx_dev = LIVE_DEVICE;
@@ -442,7 +457,7 @@ int ceph_ll_create(struct ceph_mount_info *mount, Inode *parent, const char *nam
         abort();
     rc = make(out, stx, S_IFREG);
     if (rc == 0)
-        *fh = stub_open((flags & O_APPEND) != 0);
+        *fh = open_file((flags & O_APPEND) != 0);
     return rc;
 }
 
@@ -528,7 +543,7 @@ int ceph_readdirplus_r(struct ceph_mount_info *mount, struct ceph_dir_result *di
     }
     directory->at++;
     fill(stx, index);
-    *out = stub_reference(index);
+    *out = refer(index);
     return 1;
 }
 

@@ -18,8 +18,8 @@
 #define STUB_COOKIE_SHIFT 20 /* of positions in a listing: how many entries are before them */
 #define STUB_FIRST_INO UINT64_C(0x10000000000)
 
-struct Fh;
-struct Inode;
+struct cx_fh;
+struct cx_ref;
 
 /* Makes the tree; before anything else is called. */
 void stub_init(uint64_t seed);
@@ -46,10 +46,12 @@ bool stub_is_dir(unsigned index);
 /* A name in each directory; it ends with a zero byte. */
 const char *stub_name(unsigned entry);
 
-struct Inode *stub_reference(unsigned index);
+/* A reference to an inode, as the lane has it; it is given back to the storage, or here. */
+struct cx_ref *stub_reference(unsigned index);
+void stub_give_back(struct cx_ref *ref);
 
 /* A file that is open, to be freed when it is closed. */
-struct Fh *stub_open(bool appends);
+struct cx_fh *stub_open(bool appends);
 
 /* How many references were given, and put. */
 unsigned long stub_given(void);

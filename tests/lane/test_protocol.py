@@ -21,6 +21,7 @@ _LANE = (
     "lane.c", "nodes.c", "files.c", "names.c", "answer.c", "listing.c", "plain.c", "data.c",
     "change.c", "unlink.c", "credentials.c", "allowed.c", "looked.c", "removals.c",
     "locked.c", "wishes.c", "unsure.c", "locking.c", "ranges.c", "lists.c", "privileges.c",
+    "store_ceph.c",
 )  # fmt: skip
 _OTHERS = tuple(str(HERE / source) for source in _FUZZ)
 _REQUESTS = 4000
@@ -85,7 +86,7 @@ WRONGS = {
     ),
     "listing": Wrong(
         "listing.c",
-        "ceph_seekdir(lane->mount, directory->raw, (int64_t)directory->cookie);",
+        "cx_store_seekdir(lane->store, directory->raw, (int64_t)directory->cookie);",
         "",
         "listing has no entry",
     ),
@@ -110,7 +111,7 @@ WRONGS = {
     ),
     "unlocked": Wrong(
         "locking.c",
-        "ceph_ll_close(lane->mount, locked->raw);\n    cx_unsure_end",
+        "cx_store_close(lane->store, locked->raw);\n    cx_unsure_end",
         "cx_unsure_end",
         "LeakSanitizer",
     ),
