@@ -81,6 +81,7 @@ class MountConfig:
     attr_timeout_s: float = 1.0
     entry_timeout_s: float = 1.0
     noexec: bool = False
+    read_ahead_bytes: int = _between(1 << 20, 0, 1 << 30)
     lane: Literal["auto", "on", "off"] = "off"
 
 

@@ -36,6 +36,9 @@ _PAIR_BYTES = 16 << 20
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_POSIXACL = 1, 2, 4, 8, 1 << 16
 _REFUSED = (errno.EPERM, errno.EACCES)
 
+_BACKING = Path("/sys/class/bdi")
+"""What the kernel has of each device or mount that it writes pages to."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,6 +94,24 @@ def attach(config: MountConfig, source: Source, mountpoint: str) -> Attached:
         _log.info("mounting through fusermount3; default access control lists obey the umask")
         return Attached(mountpoint, {*_names(source), "allow_other", *_flags(config)}, None)
     return Attached(f"/dev/fd/{device}", _names(source), device)
+
+
+def set_read_ahead(device: int, size_bytes: int) -> None:
+    """Set how much the kernel reads ahead of who reads in order; it has to be root's to set.
+
+    By itself it is 128 KiB, and FUSE can't ask for more; a request of more is cut to 1 MiB.
+
+    Args:
+        device: st_dev of the mount, which answers already: its first answer sets it, too.
+        size_bytes: 0 to leave it as it is.
+    """
+    if not size_bytes:
+        return
+    name = f"{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+    try:
+        (_BACKING / name).write_text(f"{size_bytes >> 10}\n")
+    except OSError as exc:
+        _log.info("the kernel reads 128 KiB ahead, and no more: %s", exc)
 
 
 def detach_failed(attached: Attached, mountpoint: str) -> None:

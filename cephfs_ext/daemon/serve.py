@@ -187,6 +187,8 @@ async def _run(
         nursery.start_soon(_serve_kernel, nursery.cancel_scope)
         await nursery.start(gateway.control.run)
         device = await trio.to_thread.run_sync(_device_of, mountpoint)
+        ahead_bytes = config.mount.read_ahead_bytes
+        await trio.to_thread.run_sync(attach.set_read_ahead, device, ahead_bytes)
         state = _state(source, mountpoint, identity, None)
         state = msgspec.structs.replace(state, dev=device)
         write_state(runtime, state)
