@@ -123,7 +123,11 @@ class Faulty:
 
 
 def is_crash(error: BaseException) -> bool:
-    """Tell whether an exception is a crash, in groups or not."""
+    """Tell whether an exception is a crash, in groups or not.
+
+    Who was cancelled because somebody beside has crashed has crashed with them.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return all(is_crash(inner) for inner in error.exceptions)
+        _, others = error.split(trio.Cancelled)
+        return others is not None and all(is_crash(inner) for inner in others.exceptions)
     return isinstance(error, Crash)
